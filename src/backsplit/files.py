@@ -1,0 +1,38 @@
+"""Files that appear whole or not at all."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; move it over `path` once the block has ended without an error.
+
+    The temporary name keeps the whole suffix (`.nii.gz`), because writers choose their format by it, and starts with
+    a dot, so that no listing of results takes it for one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(content: Any, path: Path) -> None:  # noqa: ANN401  JSON is what json.dumps takes
+    """Write JSON with two spaces of indent, whole or not at all."""
+    write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", path)

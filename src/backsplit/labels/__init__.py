@@ -1,0 +1,18 @@
+"""Classes, their names, and the coarsening that merges them. No torch here."""
+
+from backsplit.labels.coarsening import Coarsening, identity, into_background, to_target
+from backsplit.labels.overlay import Overlay, overlay
+from backsplit.labels.partial import coarsening_of_case
+from backsplit.labels.scheme import BACKGROUND, LabelScheme
+
+__all__ = [
+    "BACKGROUND",
+    "Coarsening",
+    "LabelScheme",
+    "Overlay",
+    "coarsening_of_case",
+    "identity",
+    "into_background",
+    "overlay",
+    "to_target",
+]

@@ -1,0 +1,21 @@
+"""What every test shares: threads, and where real data lies."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "2")
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("backsplit", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real, public images and labels; the tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("BACKSPLIT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set BACKSPLIT_TEST_DATA")
+    return folder
