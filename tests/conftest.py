@@ -9,7 +9,7 @@ os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "2")
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("backsplit", "beartype.beartype")
+install_import_hook("backsplit", "typechecker.check")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,5 @@
+"""What a network is trained on: losses over a label scheme. Networks as PyTorch modules, no nnU-Net."""
+
+from backsplit.learning.losses import LossParts, LossWeights, SplitLoss
+
+__all__ = ["LossParts", "LossWeights", "SplitLoss"]
