@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Float, Integer
 
 from backsplit.arrays import Probabilities
 from backsplit.errors import LabelError
@@ -55,9 +55,7 @@ class Coarsening:
             LabelError: `inner` does not end in as many classes as this one starts from.
         """
         if inner.num_coarse != self.num_fine:
-            raise LabelError(
-                f"cannot compose: inner gives {inner.num_coarse} classes, outer takes {self.num_fine}"
-            )
+            raise LabelError(f"cannot compose: inner gives {inner.num_coarse} classes, outer takes {self.num_fine}")
         return Coarsening(tuple(self.parent[middle] for middle in inner.parent))
 
     def of_labels(self, labels: Integer[np.ndarray, "..."]) -> Integer[np.ndarray, "..."]:
@@ -70,9 +68,9 @@ class Coarsening:
             extra = sorted({int(value) for value in np.unique(labels)} - set(range(self.num_fine)))
             raise LabelError(f"labels {extra} are not fine classes (0 to {self.num_fine - 1})")
         table = np.asarray(self.parent, dtype=np.min_scalar_type(self.num_coarse - 1))
-        return table[labels.astype(np.int64)]
+        return table[labels.astype(np.int64, copy=False)]
 
-    def of_probabilities(self, probabilities: Probabilities) -> Probabilities:
+    def of_probabilities(self, probabilities: Probabilities) -> Float[np.ndarray, "coarse ..."]:
         """Sum over each block along axis 0: shape `(num_fine, ...)` to `(num_coarse, ...)`, same dtype.
 
         Merging probabilities and merging the labels of their argmax differ: 0.4 loses against 0.3 + 0.3.
@@ -96,8 +94,10 @@ def to_target(*, num_targets: int, num_fine: int) -> Coarsening:
     """Targets keep their index, everything else becomes background: the paper's binary training for one target.
 
     Raises:
-        LabelError: there are fewer fine classes than background and targets.
+        LabelError: no target, or fewer fine classes than background and targets.
     """
+    if not 0 < num_targets < num_fine:
+        raise LabelError(f"{num_targets} targets and background do not fit into {num_fine} fine classes")
     return into_background(range(num_targets + 1, num_fine), num_fine=num_fine)
 
 

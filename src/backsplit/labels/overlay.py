@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from backsplit.arrays import LabelMap, Mask
-from backsplit.errors import GeometryError
-from backsplit.labels.scheme import LabelScheme
+from backsplit.errors import GeometryError, LabelError
+from backsplit.labels.scheme import BACKGROUND, LabelScheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,11 @@ def overlay(scheme: LabelScheme, masks: Mapping[str, Mask]) -> Overlay:
         masks: class name to mask, all of one shape; a class of the scheme without a mask has no voxel.
 
     Raises:
-        LabelError: a mask of a class that the scheme does not have.
+        LabelError: a mask of a class that the scheme does not have, or of background, which is what no mask claims.
         GeometryError: masks of different shapes, or none at all.
     """
+    if BACKGROUND in masks:
+        raise LabelError(f"background is where no mask is; leave it out of {', '.join(masks)}")
     order = sorted(masks, key=scheme.index)
     shapes = {masks[name].shape for name in order}
     if len(shapes) != 1:

@@ -1,0 +1,67 @@
+"""What this machine has."""
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from backsplit.cli.arguments import DEFAULT_WORKSPACE, say
+
+PACKAGES = ("backsplit", "nnunetv2", "torch", "numpy", "SimpleITK", "TotalSegmentator", "TPTBox", "nninteractive")
+OPTIONAL = {"TotalSegmentator", "TPTBox", "nninteractive"}
+NNUNET_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+WEIGHTS = {
+    "TotalSegmentator total, total_mr (Apache-2.0)": ("TOTALSEG_WEIGHTS_PATH", ".totalsegmentator/nnunet/results"),
+    "nnInteractive (CC BY-NC-SA 4.0, non-commercial)": ("NNINTERACTIVE_MODEL_DIR", ".nninteractive"),
+}
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Show versions, devices, folders, and which weights of mask sources are on this machine.
+
+    Example: backsplit doctor
+    """
+
+    workspace: Path = DEFAULT_WORKSPACE
+    """Folder whose disk is looked at."""
+
+    def run(self) -> None:
+        """Look, and print."""
+        import torch
+
+        from backsplit.nnunet.trainer import has_fast_bfloat16
+
+        say(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
+        for package in PACKAGES:
+            say(f"  {package}: {_version(package)}")
+        say(f"CUDA: {_cuda()}; MPS: {'yes' if torch.backends.mps.is_available() else 'no'}")
+        say(f"bfloat16 in hardware on the CPU: {'yes' if has_fast_bfloat16() else 'no, training runs in float32'}")
+        for name in NNUNET_VARIABLES:
+            say(f"{name}: {os.environ.get(name, 'not set, the workspace is used')}")
+        free = shutil.disk_usage(_existing(self.workspace.resolve())).free
+        say(f"free disk at {self.workspace}: {free / 1e9:.1f} GB")
+        for source, (variable, default) in WEIGHTS.items():
+            folder = Path(os.environ.get(variable, Path.home() / default))
+            say(f"weights of {source}: {'found' if folder.is_dir() else 'none'} at {folder}")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed (optional source of masks)" if package in OPTIONAL else "missing"
+
+
+def _cuda() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "no"
+    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())

@@ -1,0 +1,89 @@
+"""Choose the command, and turn what the user can mend into one line on stderr."""
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
+from typing import Annotated
+
+import tyro
+
+from backsplit.cli.data import Compose, Convert, Prepare
+from backsplit.cli.demo import Demo
+from backsplit.cli.doctor import Doctor
+from backsplit.cli.models import Predict, Train
+from backsplit.cli.results import Compare, Evaluate, Report
+from backsplit.errors import BackSplitError
+
+DESCRIPTION = (
+    "Lesion segmentation that trains with the background split into anatomy, and predicts the lesion alone.\n\n"
+    "The usual order: convert, compose, prepare, train (once per arm), predict, evaluate, compare, report.\n"
+    "`backsplit demo` walks through it on a made-up data set in minutes; `backsplit COMMAND --help` has examples."
+)
+COMMANDS = (Demo, Convert, Compose, Prepare, Train, Predict, Evaluate, Compare, Report, Doctor)
+DISK_ADVICE = {
+    errno.ENOSPC: "free some space or use another folder",
+    errno.EDQUOT: "free some of your quota or use another folder",
+    errno.EACCES: "use a folder that you may write to",
+    errno.EROFS: "use a folder that you may write to",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        Exit status: 0 done, 1 something that the user can mend. Wrong usage ends the process with 2 in the parser.
+    """
+    command = tyro.cli(
+        _union(),
+        prog="backsplit",
+        description=DESCRIPTION,
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+    )
+    _show_progress()
+    try:
+        command.run()
+    except BackSplitError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno not in DISK_ADVICE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{os.strerror(error.errno)}; {DISK_ADVICE[error.errno]}")
+    except KeyboardInterrupt:
+        return _fail("stopped; the same command goes on from here")
+    return 0
+
+
+def _union() -> type:
+    return reduce(
+        or_,
+        [
+            Annotated[command, tyro.conf.subcommand(command.__name__.lower(), description=_first_line(command))]
+            for command in COMMANDS
+        ],
+    )
+
+
+def _first_line(command: type) -> str:
+    return (command.__doc__ or "").partition("\n")[0]
+
+
+def _show_progress() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    package = logging.getLogger("backsplit")
+    package.handlers = [handler]
+    package.setLevel(logging.INFO)
+    package.propagate = False
+
+
+def _fail(message: str) -> int:
+    line = " ".join(message.split())
+    sys.stderr.write(f"backsplit: error: {line}\n")
+    return 1

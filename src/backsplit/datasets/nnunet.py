@@ -1,0 +1,212 @@
+"""nnU-Net v2 raw data sets, and Medical Segmentation Decathlon folders with one file per channel.
+
+Layout: `dataset.json`, `imagesTr/<case>_0000.nii.gz` (one file per channel), `labelsTr/<case>.nii.gz`, `imagesTs/`. The
+Decathlon names the image of a single channel `<case>.nii.gz` and writes labels as `{"1": "liver"}`; nnU-Net writes
+`{"liver": 1}`, and may list the files under the key `dataset` instead.
+
+Source:
+    nnU-Net v2, documentation/dataset_format.md; http://medicaldecathlon.com.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from backsplit.cases import Case, Cohort
+from backsplit.errors import CohortError, GeometryError
+from backsplit.labels import BACKGROUND
+from backsplit.progress import track
+from backsplit.volume import FILE_ENDINGS, read_grid
+
+CHANNEL_SUFFIX = re.compile(r"_(\d{4})$")
+FOLDERS = {"training": ("imagesTr", "labelsTr"), "test": ("imagesTs", None)}
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What `dataset.json` says."""
+
+    channels: tuple[str, ...]
+    label_names: tuple[tuple[int, str], ...]
+    file_ending: str
+    files: Mapping[str, Any]
+    """Case name to `{"images": [...], "label": ...}`; empty where the folders tell."""
+    num_training: int | None
+
+
+def convert(source: Path, *, name: str | None = None, split: Literal["training", "test"] = "training") -> Cohort:
+    """Describe a data set folder as a cohort; headers are read and compared, voxels are not.
+
+    Every case becomes a group of its own, since the format does not say which cases share a patient.
+
+    Args:
+        source: folder of `dataset.json`.
+        name: name of the cohort; by default that of the folder.
+        split: `training` reads imagesTr and labelsTr, `test` reads imagesTs and no labels.
+
+    Raises:
+        CohortError: no usable `dataset.json`, no case, or a case without its image or label.
+        GeometryError: images or label of one case lie on different grids.
+        VolumeError: a header that cannot be read.
+    """
+    source = source.resolve()
+    description = _describe(source / "dataset.json")
+    if split == "training" and description.files:
+        cases = _listed_cases(source, description)
+    else:
+        cases = _found_cases(source, description, split)
+    if not cases:
+        raise CohortError(
+            f"{source}: no {split} case; expected {FOLDERS[split][0]}/<case>_0000{description.file_ending}; "
+            "check file_ending in dataset.json"
+        )
+    if split == "training" and description.num_training not in {None, len(cases)}:
+        logger.warning("%s: %d cases, dataset.json says %d", source, len(cases), description.num_training)
+    for case in track(cases, "checked"):
+        _check(case, description.channels)
+    return Cohort(name or source.name, description.channels, description.label_names, tuple(cases))
+
+
+def images_in(folder: Path, channels: Sequence[str]) -> tuple[Case, ...]:
+    """Cases of a folder of images named `<case>_0000.nii.gz`, one number per channel; no labels.
+
+    Raises:
+        CohortError: no such folder, no image in it, or an image missing.
+        GeometryError: images of one case lie on different grids.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir():
+        raise CohortError(f"{folder}: no such folder; give a cohort, or a folder of images named <case>_0000.nii.gz")
+    first = re.compile(r"(?P<name>[^.].*)_0000(?P<ending>" + "|".join(map(re.escape, FILE_ENDINGS)) + ")")
+    found = [match for path in sorted(folder.iterdir()) if (match := first.fullmatch(path.name))]
+    if not found:
+        raise CohortError(f"{folder}: no image named <case>_0000 with ending {', '.join(FILE_ENDINGS)}; rename them")
+    cases = tuple(
+        Case(name, tuple(folder / f"{name}_{index:04}{ending}" for index in range(len(channels))), None, group=name)
+        for name, ending in (match.group("name", "ending") for match in found)
+    )
+    for case in cases:
+        _check(case, tuple(channels))
+    return cases
+
+
+def _describe(path: Path) -> Description:
+    if not path.is_file():
+        raise CohortError(f"{path}: no such file; expected the folder of an nnU-Net raw data set; check the path")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CohortError(f"{path}: not JSON ({error}); mend it by hand") from error
+    try:
+        ending, files, num_training = _options(content)
+        return Description(_channels(content), _label_names(content), ending, files, num_training)
+    except CohortError as error:
+        raise CohortError(f"{path}: {error}") from error
+
+
+def _options(content: object) -> tuple[str, Mapping[str, Any], int | None]:
+    """File ending, listed files and number of training cases."""
+    match content:
+        case {"regions_class_order": _}:
+            raise CohortError("region-based training is not supported; give each class one label value")
+        case {"file_ending": ending} if ending not in FILE_ENDINGS:
+            raise CohortError(
+                f"file_ending is {ending!r}, expected one of {', '.join(FILE_ENDINGS)}; convert the images"
+            )
+        case {"dataset": files} if not isinstance(files, dict):
+            raise CohortError(f"'dataset' should map case names to files, got {str(files)[:60]!r}")
+        case {"numTraining": number} if not isinstance(number, int):
+            raise CohortError(f"'numTraining' should be a number, got {str(number)[:60]!r}")
+        case dict():
+            return content.get("file_ending", ".nii.gz"), content.get("dataset", {}), content.get("numTraining")
+    raise CohortError(f"expected a JSON object, got {str(content)[:60]!r}")
+
+
+def _channels(content: Mapping[str, Any]) -> tuple[str, ...]:
+    channels = content.get("channel_names", content.get("modality"))
+    if not isinstance(channels, dict) or {*channels} != {str(index) for index in range(len(channels))} or not channels:
+        raise CohortError(f"'channel_names' should be such as {{'0': 'CT'}}, numbered from 0 up, got {channels!r}")
+    return tuple(str(channels[str(index)]) for index in range(len(channels)))
+
+
+def _label_names(content: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
+    """Label values and names, in order of value, from `{"liver": 1}` or `{"1": "liver"}`; 0 is called background."""
+    labels = content.get("labels")
+    if not isinstance(labels, dict):
+        raise CohortError(f"'labels' should be such as {{'background': 0, 'liver': 1}}, got {labels!r}")
+    by_value = all(str(key).isdecimal() for key in labels)
+    names: dict[int, str] = {}
+    for key, entry in labels.items():
+        value, name = (key, entry) if by_value else (entry, key)
+        if isinstance(value, list) or name == "ignore":
+            raise CohortError(f"label {name!r}: {value} is a region or ignore label, not supported; drop it")
+        if not str(value).isdecimal() or int(value) in names:
+            raise CohortError(f"label {name!r} has the value {value!r}, expected a whole number of its own, 0 or more")
+        names[int(value)] = str(name)
+    if 0 not in names:
+        raise CohortError(f"no label has the value 0, expected the background there, got {labels}")
+    return tuple(sorted((names | {0: BACKGROUND}).items()))
+
+
+def _listed_cases(source: Path, description: Description) -> list[Case]:
+    """Cases of the key `dataset`; paths are relative to `source` or absolute, with environment variables."""
+
+    def absolute(text: str) -> Path:
+        path = source / os.path.expandvars(text)
+        return path.parent.resolve() / path.name
+
+    cases = []
+    for name, entry in sorted(description.files.items()):
+        match entry:
+            case {"images": [*images], "label": str(label)} if all(isinstance(image, str) for image in images):
+                cases.append(Case(name, tuple(map(absolute, images)), absolute(label), group=name))
+            case _:
+                raise CohortError(f"{name}: 'dataset' should give images and a label, got {str(entry)[:60]!r}")
+    return cases
+
+
+def _found_cases(source: Path, description: Description, split: Literal["training", "test"]) -> list[Case]:
+    """Cases that the folders hold an image or a label of; whether the other files exist is checked later."""
+    image_folder, label_folder = FOLDERS[split]
+    stems = _stems(source / image_folder, description.file_ending)
+    labelled = set() if label_folder is None else _stems(source / label_folder, description.file_ending)
+    names = labelled | {stem if stem in labelled else CHANNEL_SUFFIX.sub("", stem) for stem in stems}
+    cases = []
+    for name in sorted(names):
+        numbered = [f"{name}_{index:04}" for index in range(len(description.channels))]
+        found = [name] if name in stems and len(numbered) == 1 and numbered[0] not in stems else numbered
+        images = tuple(source / image_folder / f"{stem}{description.file_ending}" for stem in found)
+        labels = None if label_folder is None else source / label_folder / f"{name}{description.file_ending}"
+        cases.append(Case(name, images, labels, group=name))
+    return cases
+
+
+def _stems(folder: Path, file_ending: str) -> set[str]:
+    if not folder.is_dir():
+        raise CohortError(f"{folder}: no such folder; expected the layout of an nnU-Net raw data set")
+    names = (path.name for path in folder.iterdir())
+    return {name.removesuffix(file_ending) for name in names if name.endswith(file_ending) and name[0] != "."}
+
+
+def _check(case: Case, channels: tuple[str, ...]) -> None:
+    """See that all files of a case exist and share one grid."""
+    if len(case.images) != len(channels):
+        raise CohortError(f"{case.name}: {len(case.images)} images, expected one for each of {', '.join(channels)}")
+    for image, channel in zip(case.images, channels, strict=True):
+        if not image.is_file():
+            raise CohortError(f"{case.name}: no image of channel {channel}, expected {image}; add it or drop the case")
+    if case.labels is not None and not case.labels.is_file():
+        raise CohortError(f"{case.name}: no label map, expected {case.labels}; add it or drop the case")
+    grid = read_grid(case.images[0])
+    for path in case.files[1:]:
+        if difference := grid.difference(read_grid(path)):
+            raise GeometryError(
+                f"{case.name}: {case.images[0].name} and {path} are not on one grid: {difference}; "
+                "they may be of different scans, else resample one to the other"
+            )

@@ -1,0 +1,75 @@
+"""Every file name of a workspace, once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """One folder that holds a study, from the composed cohort to the page."""
+
+    root: Path = Path("backsplit-workspace")
+
+    @property
+    def cohort(self) -> Path:
+        """Fine label maps and the manifest of the cohort that is trained on."""
+        return self.root / "cohort"
+
+    @property
+    def test_cohort(self) -> Path:
+        """Fine label maps and the manifest of cases that no training sees, if the study has any."""
+        return self.root / "test"
+
+    @property
+    def preparation(self) -> Path:
+        """Which nnU-Net data set is trained on, and from which cohort."""
+        return self.root / "preparation.json"
+
+    @property
+    def raw(self) -> Path:
+        """nnU-Net's raw data sets; descriptions only, images stay where they are."""
+        return self.root / "raw"
+
+    @property
+    def preprocessed(self) -> Path:
+        """nnU-Net's preprocessed data, one copy for all arms."""
+        return self.root / "preprocessed"
+
+    @property
+    def results(self) -> Path:
+        """Trained models, one folder per arm."""
+        return self.root / "results"
+
+    @property
+    def predictions(self) -> Path:
+        """Target-only masks, one folder per arm."""
+        return self.root / "predictions"
+
+    def predictions_of(self, arm: str) -> Path:
+        """Target-only masks of one arm."""
+        return self.predictions / arm
+
+    @property
+    def study(self) -> Path:
+        """What has been evaluated: the cohort and the empty policy."""
+        return self.root / "scores" / "study.json"
+
+    @property
+    def scores(self) -> Path:
+        """One row per arm, case and class."""
+        return self.root / "scores" / "scores.csv"
+
+    @property
+    def summary(self) -> Path:
+        """One row per arm and class."""
+        return self.root / "scores" / "summary.csv"
+
+    @property
+    def comparison(self) -> Path:
+        """One row per arm, class and metric, against the baseline."""
+        return self.root / "scores" / "comparison.csv"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.root / "report" / "index.html"

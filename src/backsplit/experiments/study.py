@@ -1,0 +1,192 @@
+"""What is done to a workspace as a whole: which data set it holds, whose predictions are scored, which arms meet."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from backsplit import cases
+from backsplit.cases import Case, Cohort
+from backsplit.datasets.nnunet import images_in
+from backsplit.errors import CohortError, ConfigurationError, GeometryError, ParityError
+from backsplit.evaluation import (
+    POLICIES,
+    EmptyPolicy,
+    Score,
+    Subject,
+    read_scores,
+    score_label_maps,
+    summarise,
+    write_scores,
+    write_table,
+)
+from backsplit.evaluation import compare as compare_scores
+from backsplit.experiments.paths import Workspace
+from backsplit.files import write_json
+from backsplit.labels import to_target
+from backsplit.nnunet.arms import check_parity
+from backsplit.nnunet.dataset import scheme_of
+from backsplit.nnunet.folders import Folders
+from backsplit.nnunet.prediction import read_plans, read_predictions
+from backsplit.nnunet.training import model_folder
+from backsplit.progress import track
+from backsplit.volume import read_labels
+
+
+def remember_preparation(workspace: Workspace, dataset: str, manifest: Path) -> None:
+    """Note which nnU-Net data set this workspace trains on, and which cohort it came from."""
+    write_json({"dataset": dataset, "cohort": str(manifest.resolve())}, workspace.preparation)
+
+
+def prepared_dataset(workspace: Workspace) -> tuple[str, Path]:
+    """The nnU-Net data set of the workspace, and the cohort it came from.
+
+    Raises:
+        ConfigurationError: nothing has been prepared here.
+    """
+    if not workspace.preparation.exists():
+        raise ConfigurationError(f"nothing is prepared in {workspace.root}; run `backsplit prepare` first")
+    noted = json.loads(workspace.preparation.read_text())
+    return noted["dataset"], Path(noted["cohort"])
+
+
+def model_of(folders: Folders, workspace: Workspace, name: str) -> Path:
+    """The folder of a model: the name is an arm of the workspace, or the folder itself."""
+    if Path(name).is_dir():
+        return Path(name)
+    dataset, _ = prepared_dataset(workspace)
+    return model_folder(folders, dataset, name)
+
+
+def held_out_cases(folders: Folders, workspace: Workspace, fold: int) -> tuple[tuple[Case, ...], Path]:
+    """The cases that the training of a fold left out, and the manifest they come from.
+
+    Raises:
+        ConfigurationError: no such fold.
+    """
+    dataset, manifest = prepared_dataset(workspace)
+    splits = json.loads((folders.preprocessed / dataset / "splits_final.json").read_text())
+    if not 0 <= fold < len(splits):
+        raise ConfigurationError(f"fold {fold} does not exist; {dataset} has folds 0 to {len(splits) - 1}")
+    cohort = cases.read(manifest)
+    return tuple(cohort.case(name) for name in splits[fold]["val"]), manifest
+
+
+def input_cases(source: Path, channels: Sequence[str]) -> tuple[Case, ...]:
+    """Cases of a cohort, or of a folder of images named as nnU-Net names them."""
+    if source.is_file() or (source / cases.MANIFEST_NAME).exists():
+        return cases.read(source).cases
+    return images_in(source, channels)
+
+
+def evaluate(workspace: Workspace, *, tolerance_mm: float, policy: EmptyPolicy) -> pd.DataFrame:
+    """Score every predicted case of every arm; write `scores.csv` and `summary.csv`, return the summary.
+
+    Raises:
+        ConfigurationError: no predictions, a tolerance that is not positive, or predictions of all classes.
+        ParityError: arms predicted cases of different cohorts.
+        CohortError: a predicted case has no reference labels, or its prediction is missing.
+    """
+    if not 0 < tolerance_mm < float("inf"):
+        raise ConfigurationError(f"--tolerance-mm must be a distance above 0 mm, got {tolerance_mm}")
+    manifests = _predictions(workspace)
+    cohort = cases.read(Path(_same(manifests, "cohort")))
+    jobs = [(arm, name) for arm, manifest in manifests.items() for name in manifest["cases"]]
+    scores: list[Score] = []
+    for arm, name in track(jobs, "scored"):
+        manifest = manifests[arm]
+        subject = Subject(arm=arm, fold=manifest["cases"][name], case=name, rule=manifest["rule"])
+        file = workspace.predictions_of(arm) / f"{name}.nii.gz"
+        scores += _score_case(cohort, cohort.case(name), file, subject, tolerance_mm)
+    write_scores(scores, workspace.scores)
+    write_json({"cohort": _same(manifests, "cohort"), "empty_policy": policy.name}, workspace.study)
+    summary = summarise(read_scores(workspace.scores), policy)
+    write_table(summary, workspace.summary)
+    return summary
+
+
+def compare(workspace: Workspace, *, baseline: str) -> pd.DataFrame:
+    """Compare all arms with the baseline, case by case; write `comparison.csv`, return it.
+
+    Raises:
+        ParityError: arms that were trained or predicted under unequal conditions, or scored on different cases.
+        ConfigurationError: nothing evaluated, or no such baseline.
+    """
+    manifests = _predictions(workspace)
+    if baseline not in manifests:
+        raise ConfigurationError(f"no arm {baseline!r} to compare with; predicted arms are {', '.join(manifests)}")
+    plans = {arm: read_plans(Path(manifest["model"])) for arm, manifest in manifests.items()}
+    for arm in manifests:
+        check_parity(plans[baseline], plans[arm])
+    for key in ("mirroring", "rule"):
+        _same(manifests, key)
+    table = compare_scores(read_scores(workspace.scores), baseline=baseline, policy=evaluated_policy(workspace))
+    write_table(table, workspace.comparison)
+    return table
+
+
+def evaluated_policy(workspace: Workspace) -> EmptyPolicy:
+    """The empty policy of the last `evaluate`.
+
+    Raises:
+        ConfigurationError: nothing has been evaluated.
+    """
+    return POLICIES[_study(workspace)["empty_policy"]]
+
+
+def evaluated_cohort(workspace: Workspace) -> Cohort:
+    """The cohort whose labels were the reference of the last `evaluate`."""
+    return cases.read(Path(_study(workspace)["cohort"]))
+
+
+def models_of_predictions(workspace: Workspace) -> dict[str, Path]:
+    """Model folder by arm, for all predicted arms."""
+    return {arm: Path(manifest["model"]) for arm, manifest in _predictions(workspace).items()}
+
+
+def _study(workspace: Workspace) -> dict[str, str]:
+    if not workspace.study.exists():
+        raise ConfigurationError(f"nothing is evaluated in {workspace.root}; run `backsplit evaluate` first")
+    return json.loads(workspace.study.read_text())
+
+
+def _predictions(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    folders = sorted(workspace.predictions.iterdir()) if workspace.predictions.is_dir() else []
+    manifests = {folder.name: read_predictions(folder) for folder in folders if folder.is_dir()}
+    if not manifests:
+        raise ConfigurationError(f"no predictions in {workspace.predictions}; run `backsplit predict` first")
+    for arm, manifest in manifests.items():
+        if manifest["all_classes"]:
+            raise ConfigurationError(f"arm {arm!r} was predicted with --all-classes; scores need target-only masks")
+    return manifests
+
+
+def _same(manifests: Mapping[str, Mapping[str, Any]], key: str) -> Any:  # noqa: ANN401  a JSON value
+    values = {arm: manifest[key] for arm, manifest in manifests.items()}
+    first = next(iter(values.values()))
+    if any(value != first for value in values.values()):
+        told = ", ".join(f"{arm}: {value}" for arm, value in values.items())
+        raise ParityError(f"arms differ in the {key} of their predictions ({told}); predict one of them again")
+    return first
+
+
+def _score_case(cohort: Cohort, case: Case, file: Path, subject: Subject, tolerance_mm: float) -> list[Score]:
+    scheme = scheme_of(cohort)
+    if case.labels is None:
+        raise CohortError(f"{case.name}: no reference labels in cohort {cohort.name!r}; it cannot be scored")
+    if not file.exists():
+        raise CohortError(f"{case.name}: no prediction {file}; run `backsplit predict` again, it goes on from here")
+    reference, prediction = read_labels(case.labels), read_labels(file)
+    if difference := reference.grid.difference(prediction.grid):
+        raise GeometryError(f"{case.name}: reference and prediction differ: {difference}; predict the case again")
+    keep = to_target(num_targets=scheme.num_targets, num_fine=scheme.num_classes)
+    return score_label_maps(
+        prediction.voxels,
+        keep.of_labels(reference.voxels),
+        subject=subject,
+        classes=dict(enumerate(scheme.targets, start=1)),
+        spacing_mm=reference.grid.spacing_mm,
+        tolerance_mm=tolerance_mm,
+    )

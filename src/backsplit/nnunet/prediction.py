@@ -1,0 +1,177 @@
+"""Target-only masks from a trained arm, on the grid of each image."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+from backsplit.arrays import LabelMap
+from backsplit.cases import Case
+from backsplit.errors import CohortError, ModelError
+from backsplit.files import write_json
+from backsplit.labels import to_target
+from backsplit.nnunet.arms import BLOCK, ArmSettings, Plans
+from backsplit.nnunet.folders import output_to
+from backsplit.nnunet.training import FINAL
+from backsplit.progress import track
+from backsplit.volume import Volume, read_grid, write_volume
+
+logger = logging.getLogger(__name__)
+MANIFEST_NAME = "predictions.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionSettings:
+    """How a prediction is made; the same for all arms of a comparison."""
+
+    mirroring: bool = True
+    """Average over mirrored inputs along the axes that the training mirrored; 8 times the work in 3D."""
+    all_classes: bool = False
+    """Write the arm's own classes instead of the targets alone."""
+    rule: str = "argmax"
+    """Merge after argmax, as the paper and nnU-Net do."""
+
+
+def read_plans(model: Path) -> Plans:
+    """Plans of a model folder.
+
+    Raises:
+        ModelError: the folder is no finished model of ours.
+    """
+    path = model / "plans.json"
+    if not path.exists():
+        raise ModelError(f"{model} holds no trained model (no plans.json); train one with `backsplit train`")
+    plans = json.loads(path.read_text())
+    if BLOCK not in plans:
+        raise ModelError(f"{model} was not trained by BackSplit; predict with nnU-Net's own commands")
+    return plans
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A trained arm, the folds of it to average, and how to use them."""
+
+    model: Path
+    """nnU-Net's model folder: plans.json, dataset.json and one folder per fold."""
+    folds: tuple[int, ...]
+    settings: PredictionSettings
+    device: torch.device
+
+    @property
+    def arm(self) -> ArmSettings:
+        """What the model was trained to tell apart."""
+        return ArmSettings.from_block(read_plans(self.model)[BLOCK])
+
+    def predict(self, cases: Sequence[Case], output: Path, *, cohort: str) -> list[Path]:
+        """Write `output/<case>.nii.gz` for each case; cases that are done already are left alone.
+
+        Label values are 0 for the rest and 1 to T for the targets. A manifest beside them names the model and how it
+        was used; a folder that holds predictions made in another way is refused.
+
+        Args:
+            cases: images to segment; labels are not read.
+            output: folder, made if need be.
+            cohort: where the cases come from, for the manifest.
+
+        Raises:
+            ModelError: a fold is not trained, or the folder holds other predictions.
+            CohortError: no cases, or an image that the model cannot take.
+        """
+        if not cases:
+            raise CohortError(f"no cases to predict for {output}")
+        arm = self.arm
+        self._claim(output, cases, cohort=cohort)
+        files = [output / f"{case.name}.nii.gz" for case in cases]
+        waiting = [(case, file) for case, file in zip(cases, files, strict=True) if not file.exists()]
+        if not waiting:
+            logger.info("%s: all %d cases are already predicted", arm.arm, len(cases))
+            return files
+        log = self.model / "prediction.log"
+        with output_to(log):
+            network = _load(self.model, self.folds, self.settings, self.device)
+        keep = to_target(num_targets=arm.scheme.num_targets, num_fine=arm.coarsening.num_coarse)
+        for case, file in track(waiting, f"{arm.arm}: predicted"):
+            with output_to(log):
+                labels = _predict_case(network, case)
+            chosen = labels if self.settings.all_classes else keep.of_labels(labels)
+            write_volume(Volume(chosen, read_grid(case.images[0])), file)
+        return files
+
+    def _claim(self, output: Path, cases: Sequence[Case], *, cohort: str) -> None:
+        """Write down how the predictions of a folder are made, or refuse if they are made otherwise."""
+        trained = {str(fold): self._training_of(fold) for fold in self.folds}
+        how = {"version": 1, "arm": self.arm.arm, "model": str(self.model.resolve()), "cohort": cohort}
+        how |= asdict(self.settings)
+        folds = "+".join(trained)
+        path = output / MANIFEST_NAME
+        old = json.loads(path.read_text()) if path.exists() else {**how, "trained": {}, "cases": {}}
+        changed = [key for key in how if old.get(key) != how[key]]
+        changed += [
+            f"training of fold {fold}" for fold in trained if old["trained"].get(fold, trained[fold]) != trained[fold]
+        ]
+        changed += [f"folds of {case.name}" for case in cases if old["cases"].get(case.name, folds) != folds]
+        if changed:
+            raise ModelError(
+                f"{output} holds predictions that were made otherwise ({', '.join(changed[:5])}); "
+                "choose another folder or remove this one"
+            )
+        made = {**old["cases"], **{case.name: folds for case in cases}}
+        write_json({**how, "trained": {**old["trained"], **trained}, "cases": made}, path)
+
+    def _training_of(self, fold: int) -> str:
+        checkpoint = self.model / f"fold_{fold}" / FINAL
+        if not checkpoint.exists():
+            raise ModelError(f"fold {fold} of {self.model.name} is not trained to the end; run `backsplit train` first")
+        stat = checkpoint.stat()
+        return f"{stat.st_size} bytes, {stat.st_mtime_ns}"
+
+
+def channels_of(model: Path) -> tuple[str, ...]:
+    """Names of the channels that a model takes."""
+    read_plans(model)
+    return tuple(json.loads((model / "dataset.json").read_text())["channel_names"].values())
+
+
+def read_predictions(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder of predictions.
+
+    Raises:
+        ModelError: there is none.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.exists():
+        raise ModelError(f"{folder} holds no predictions of BackSplit; run `backsplit predict` first")
+    return json.loads(path.read_text())
+
+
+def _load(model: Path, folds: tuple[int, ...], settings: PredictionSettings, device: torch.device) -> nnUNetPredictor:
+    predictor = nnUNetPredictor(use_mirroring=settings.mirroring, device=device, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model), folds, FINAL)
+    return predictor
+
+
+def _predict_case(predictor: nnUNetPredictor, case: Case) -> LabelMap:
+    """The arm's own classes on the grid of the image, `[x, y, z]`."""
+    num_channels = len(predictor.dataset_json["channel_names"])
+    if len(case.images) != num_channels:
+        raise CohortError(f"{case.name}: {len(case.images)} images, the model takes {num_channels} channels")
+    data, _, properties = DefaultPreprocessor(verbose=False).run_case(
+        [str(image) for image in case.images],
+        None,
+        predictor.plans_manager,
+        predictor.configuration_manager,
+        predictor.dataset_json,
+    )
+    logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data))
+    labels = convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, properties
+    )
+    return np.ascontiguousarray(labels.transpose(2, 1, 0))

@@ -1,0 +1,180 @@
+"""Check, plan and preprocess a cohort once for all arms; resume case by case."""
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from backsplit.cases import Case, Cohort
+from backsplit.errors import GeometryError, LabelError, VolumeError
+from backsplit.files import write_json
+from backsplit.labels import LabelScheme
+from backsplit.nnunet.arms import BLOCK, SHARED_PLANS, Plans
+from backsplit.nnunet.dataset import describe, export, scheme_of
+from backsplit.nnunet.folders import Folders, output_to
+from backsplit.nnunet.plans import CONFIGURATION, PlanSettings, plan
+from backsplit.nnunet.splits import make_splits
+from backsplit.progress import track
+from backsplit.volume import read_labels, read_volume
+
+logger = logging.getLogger(__name__)
+CASE_SUFFIXES = (".b2nd", "_seg.b2nd", ".pkl")  # nnU-Net's files of one case; the last one marks it as done
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What `prepare` left on disk."""
+
+    dataset: str
+    num_cases: int
+    num_files: int
+    """Preprocessed files, shared by all arms."""
+    num_bytes: int
+    address: str
+    """Content address of the preprocessed data: equal addresses, equal data."""
+
+
+def marker_path(folders: Folders, dataset: str) -> Path:
+    """The file that says that a data set is ready to train on."""
+    return folders.preprocessed / dataset / "prepared.json"
+
+
+def prepare(
+    cohort: Cohort, folders: Folders, settings: PlanSettings, *, num_folds: int, dataset_id: int, num_processes: int
+) -> Preparation:
+    """Bring a composed cohort to where every arm can be trained on it.
+
+    A call that finds its own finished work does nothing; one that finds half of it, after a kill, goes on case by
+    case and ends in the same files.
+
+    Raises:
+        BackSplitError: a case that cannot be used, by name, before anything is planned.
+    """
+    folders = folders.activate()
+    scheme = scheme_of(cohort)
+    dataset = export(cohort, folders, dataset_id=dataset_id)
+    address = _address(cohort, settings, num_folds)
+    marker = marker_path(folders, dataset)
+    if marker.exists() and (done := Preparation(**json.loads(marker.read_text()))).address == address:
+        logger.info("%s is already prepared", dataset)
+        return done
+    marker.unlink(missing_ok=True)
+    has_target = _check_cases(cohort, scheme, num_processes)
+    splits = make_splits(cohort.cases, has_target, num_folds=num_folds)
+    home = folders.preprocessed / dataset
+    with output_to(home / "preparation.log"):
+        plans = plan(dataset, settings, num_processes=num_processes)
+    plans[BLOCK] = {"data": address, "splits": _digest(splits), "num_targets": scheme.num_targets}
+    write_json(splits, home / "splits_final.json")
+    _preprocess(cohort, plans, home, address, num_processes)
+    write_json(plans, home / f"{SHARED_PLANS}.json")
+    files = sorted((home / plans["configurations"][CONFIGURATION]["data_identifier"]).iterdir())
+    num_bytes = sum(file.stat().st_size for file in files)
+    result = Preparation(dataset, len(cohort.cases), len(files), num_bytes, address)
+    write_json(asdict(result), marker)
+    return result
+
+
+def _digest(content: Any) -> str:  # noqa: ANN401  any JSON
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _address(cohort: Cohort, settings: PlanSettings, num_folds: int) -> str:
+    """Label files by content, because `compose` may rewrite them; images by size and time, because they are large."""
+    files = [
+        [case.name, case.group, hashlib.sha256(case.labels.read_bytes()).hexdigest() if case.labels else ""]
+        + [f"{image}:{image.stat().st_size}:{image.stat().st_mtime_ns}" for image in case.images]
+        for case in sorted(cohort.cases, key=lambda case: case.name)
+    ]
+    names = scheme_of(cohort).names
+    return _digest([files, names, cohort.channels, asdict(settings), num_folds, version("nnunetv2")])
+
+
+def _check_cases(cohort: Cohort, scheme: LabelScheme, num_processes: int) -> dict[str, bool]:
+    with ThreadPoolExecutor(num_processes) as pool:
+        results = pool.map(lambda case: _check_case(case, scheme), cohort.cases)
+        return {case.name: next(results) for case in track(cohort.cases, "checked")}
+
+
+def _check_case(case: Case, scheme: LabelScheme) -> bool:
+    """Whether a target is in the case's labels.
+
+    Raises:
+        BackSplitError: image and labels do not fit each other or the scheme, or a voxel is not a number.
+    """
+    labels = read_labels(case.labels)
+    for path in case.images:
+        image = read_volume(path)
+        if difference := image.grid.difference(labels.grid):
+            raise GeometryError(f"{case.name}: image and labels differ: {difference}; both must share one grid")
+        if not np.isfinite(image.voxels).all():
+            bad = int((~np.isfinite(image.voxels)).sum())
+            raise VolumeError(f"{case.name}: {bad} voxels of {path.name} are NaN or infinite; replace them or drop it")
+    values = np.unique(labels.voxels)
+    if values[0] < 0 or values[-1] >= scheme.num_classes:
+        extra = [int(v) for v in values if not 0 <= v < scheme.num_classes]
+        raise LabelError(
+            f"{case.name}: label values {extra} are not in the scheme (0 to {scheme.num_classes - 1}); compose again"
+        )
+    return bool(((values >= 1) & (values <= scheme.num_targets)).any())
+
+
+def _preprocess(cohort: Cohort, plans: Plans, home: Path, address: str, num_processes: int) -> None:
+    folder = home / plans["configurations"][CONFIGURATION]["data_identifier"]
+    origin = home / "preprocessing.json"
+    if not origin.exists() or json.loads(origin.read_text()) != {"data": address}:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json({"data": address}, origin)
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*"):
+        leftover.unlink()
+    waiting = [case for case in cohort.cases if not (folder / f"{case.name}{CASE_SUFFIXES[-1]}").exists()]
+    work = partial(_preprocess_case, plans=plans, dataset_json=describe(cohort), folder=folder)
+    if num_processes == 1:
+        for case in track(waiting, "preprocessed"):
+            work(case)
+        return
+    with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"), _die_with_parent) as pool:
+        results = pool.map(work, waiting)
+        for _ in track(waiting, "preprocessed"):
+            next(results)
+
+
+def _preprocess_case(case: Case, *, plans: Plans, dataset_json: dict[str, Any], folder: Path) -> None:
+    manager = PlansManager(plans)
+    unfinished = folder / f".{case.name}"
+    DefaultPreprocessor(verbose=False).run_case_save(
+        str(unfinished),
+        [str(image) for image in case.images],
+        str(case.labels),
+        manager,
+        manager.get_configuration(CONFIGURATION),
+        dataset_json,
+    )
+    for suffix in CASE_SUFFIXES:
+        Path(f"{unfinished}{suffix}").replace(folder / f"{case.name}{suffix}")
+
+
+def _die_with_parent() -> None:
+    """End this worker when the command that started it is killed; the pool itself would wait for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

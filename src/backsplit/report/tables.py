@@ -1,0 +1,105 @@
+"""The tables of `backsplit.evaluation` as tables of the page, and as the differences that its headlines speak of."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from backsplit.report.page import Cell, Table
+from backsplit.report.wording import Difference, count, decimals, interval, p_text
+
+METRIC_NAMES = {"dice": "Dice", "hd95_mm": "HD95, mm", "nsd": "NSD"}
+RULES = {
+    "argmax": "Rule argmax: the most probable fine class of a voxel, merged to target or rest afterwards.",
+    "pooled": "Rule pooled: probabilities are pooled over target and rest first, then the larger one wins.",
+}
+
+
+def score_table(summary: pd.DataFrame, policy: str) -> Table:
+    """Means over the cases, arm by arm; medians and the number of undefined values in small print."""
+    rules = [RULES[rule] for rule in summary["rule"].astype(str).unique() if rule in RULES]
+    return Table(
+        columns=("Arm", "Class", "Cases", *METRIC_NAMES.values(), "Missed", "False alarms"),
+        rows=tuple(_score_row(row) for _, row in summary.iterrows()),
+        notes=(
+            "Means over the cases. Missed: cases with a reference and no prediction; false alarms: the reverse.",
+            policy,
+            *rules,
+        ),
+    )
+
+
+def comparison_table(comparison: pd.DataFrame, policy: str) -> Table:
+    """Arm minus baseline, for each class and metric."""
+    return Table(
+        columns=(
+            "Arm", "Class", "Metric", "Difference", "95 % interval", "Wins / ties / losses", "Wilcoxon p", "Holm p",
+        ),
+        rows=tuple(_comparison_row(row) for _, row in comparison.iterrows()),
+        notes=(
+            "Differences are means of arm minus baseline, paired case by case: for Dice and NSD above zero is better, "
+            "for HD95 below zero. A win is a case on which the arm is better. Intervals: bootstrap over cases. "
+            "Wilcoxon p: signed-rank test, two-sided; Holm p: corrected for all rows of this table.",
+            policy,
+        ),
+    )  # fmt: skip
+
+
+def dice_differences(comparison: pd.DataFrame, folds: Sequence[str]) -> tuple[Difference, ...]:
+    """The Dice rows of a comparison, in its order."""
+    of_dice = comparison[comparison["metric"] == "dice"]
+    return tuple(
+        Difference(
+            class_name=str(row["class"]),
+            arm=str(row["arm"]),
+            baseline=str(row["baseline"]),
+            estimate=float(row["mean_difference"]),
+            low=float(row["low"]),
+            high=float(row["high"]),
+            num_pairs=int(row["num_pairs"]),
+            p_value=float(row["p_holm"]),
+            folds=tuple(folds),
+        )
+        for _, row in of_dice.iterrows()
+    )
+
+
+def _score_row(row: pd.Series) -> tuple[Cell, ...]:
+    return (
+        Cell(str(row["arm"]), f"rule {row['rule']}"),
+        Cell(str(row["class"])),
+        Cell(str(row["num_cases"])),
+        *(_score_cell(row, metric) for metric in METRIC_NAMES),
+        Cell(str(row["num_missed"])),
+        Cell(str(row["num_false_alarms"])),
+    )
+
+
+def _score_cell(row: pd.Series, metric: str) -> Cell:
+    digits = _digits(metric)
+    parts = [f"median {decimals(row[f'median_{metric}'], digits)}"]
+    if metric == "nsd":
+        parts.append(f"at {row['tolerance_mm']:g} mm")
+    if num_undefined := int(row[f"num_undefined_{metric}"]):
+        parts.append(f"{num_undefined} undefined")
+    return Cell(decimals(row[f"mean_{metric}"], digits), ", ".join(parts))
+
+
+def _comparison_row(row: pd.Series) -> tuple[Cell, ...]:
+    digits = _digits(row["metric"])
+    pairs = count(int(row["num_pairs"]), "pair")
+    undefined = f", {int(row['num_undefined'])} undefined" if row["num_undefined"] else ""
+    note = row["note"] if isinstance(row["note"], str) else ""
+    return (
+        Cell(str(row["arm"]), f"minus {row['baseline']}"),
+        Cell(str(row["class"])),
+        Cell(METRIC_NAMES[row["metric"]]),
+        Cell(decimals(row["mean_difference"], digits, signed=True), f"{pairs}{undefined}"),
+        Cell(interval(row["low"], row["high"], digits), note),
+        Cell(f"{int(row['wins'])} / {int(row['ties'])} / {int(row['losses'])}"),
+        Cell(p_text(row["p_wilcoxon"])),
+        Cell(p_text(row["p_holm"])),
+    )
+
+
+def _digits(metric: str) -> int:
+    return 1 if metric == "hd95_mm" else 3

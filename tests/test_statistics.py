@@ -1,0 +1,195 @@
+"""Comparison of arms: hand computations, SciPy as reference, and laws."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from backsplit.errors import ConfigurationError, ParityError
+from backsplit.evaluation import PENALTY, UNDEFINED, compare, holm, statistics
+
+nan = math.nan
+seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(statistics, "NUM_RESAMPLES", 499)
+
+
+def table(**dice_of_arms) -> pd.DataFrame:
+    """Scores with the given Dice of each arm, HD95 = 10 - Dice, NSD = Dice; NaN stands for a missed lesion."""
+    frames = []
+    for arm, values in dice_of_arms.items():
+        scores = np.asarray(values, float)
+        frame = pd.DataFrame({"case": [f"case {number:02}" for number in range(len(scores))]})
+        frame = frame.assign(arm=arm, fold="0", rule="argmax", tolerance_mm=1.0, dice=scores, hd95_mm=10 - scores)
+        frame = frame.assign(nsd=scores, reference_ml=1.0, prediction_ml=np.where(np.isnan(scores), 0.0, 1.0))
+        frames.append(frame.assign(**{"class": "cyst", "diagonal_mm": 100.0}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def row(compared: pd.DataFrame, metric: str = "dice", arm: str = "full") -> pd.Series:
+    (found,) = compared[(compared["metric"] == metric) & (compared["arm"] == arm)].to_dict("records")
+    return found
+
+
+def random_arms(seed: int, num_cases: int = 9) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {"binary": rng.random(num_cases), "full": rng.random(num_cases)}
+
+
+def test_five_wins_by_hand():
+    result = compare(table(binary=[0, 0, 0, 0, 0], full=[0.1, 0.2, 0.3, 0.4, 0.5]), baseline="binary", policy=UNDEFINED)
+    dice = row(result)
+    assert (dice["num_pairs"], dice["num_undefined"], dice["wins"], dice["ties"], dice["losses"]) == (5, 0, 5, 0, 0)
+    assert dice["mean_difference"] == pytest.approx(0.3)
+    assert dice["p_wilcoxon"] == pytest.approx(2 / 2**5)  # all of 5 signs equal
+    assert dice["p_holm"] == pytest.approx(3 * 2 / 2**5)  # three metrics in the table
+    assert 0.1 <= dice["low"] < 0.3 < dice["high"] <= 0.5
+    assert (dice["rule"], dice["tolerance_mm"], dice["note"], dice["empty_policy"]) == ("argmax", 1, "", "undefined")
+
+
+def test_a_smaller_distance_wins():
+    result = compare(table(binary=[0, 0, 1], full=[1, 2, 1]), baseline="binary", policy=UNDEFINED)
+    distance = row(result, "hd95_mm")
+    assert distance["mean_difference"] == -1
+    assert (distance["wins"], distance["ties"], distance["losses"]) == (2, 1, 0)
+
+
+def test_holm_by_hand():
+    # sorted 0.01 0.02 0.03 0.04 times 4 3 2 1 gives 0.04 0.06 0.06 0.04, then never less than the one before
+    corrected = holm(np.array([0.04, 0.01, nan, 0.03, 0.02]))
+    np.testing.assert_allclose(corrected, [0.06, 0.04, nan, 0.06, 0.06])
+    np.testing.assert_array_equal(holm(np.array([0.9, 0.8])), [1, 1])
+    assert holm(np.array([])).size == 0
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_is_its_slow_twin(p_values):
+    expected = [
+        max(min(1.0, p * sum(q >= p for q in p_values)) for p in p_values if p <= own) for own in p_values
+    ]  # with ties, the first of the equal ones has the largest factor
+    np.testing.assert_allclose(holm(np.array(p_values)), expected)
+
+
+@given(seeds)
+@settings(max_examples=15, deadline=None)
+def test_p_value_is_scipys(seed):
+    rng = np.random.default_rng(seed)
+    differences = rng.integers(-3, 4, size=20) / 10
+    differences[0] = 0.1
+    assert statistics.wilcoxon_p(differences) == stats.wilcoxon(differences, zero_method="pratt").pvalue
+
+
+def test_p_value_without_evidence():
+    assert math.isnan(statistics.wilcoxon_p(np.array([])))
+    assert statistics.wilcoxon_p(np.zeros(4)) == 1
+    # pratt: ranks of 0 0 0.1 0.2 are 1.5 1.5 3 4; two signs, both equal in half of the four assignments
+    assert statistics.wilcoxon_p(np.array([0.0, 0.0, 0.1, 0.2])) == pytest.approx(0.5)
+
+
+@given(seeds)
+@settings(max_examples=8, deadline=None)
+def test_swapping_arms_flips_signs(seed):
+    scores = table(**random_arms(seed))
+    there = row(compare(scores, baseline="binary", policy=UNDEFINED))
+    back = row(compare(scores, baseline="full", policy=UNDEFINED), arm="binary")
+    assert back["mean_difference"] == pytest.approx(-there["mean_difference"])
+    assert (back["low"], back["high"]) == pytest.approx((-there["high"], -there["low"]), abs=1e-9)
+    assert (back["wins"], back["losses"]) == (there["losses"], there["wins"])
+    assert back["p_wilcoxon"] == pytest.approx(there["p_wilcoxon"])
+
+
+@given(seeds, st.floats(-1, 1))
+@settings(max_examples=8, deadline=None)
+def test_a_constant_moves_difference_and_interval(seed, constant):
+    arms = random_arms(seed)
+    plain = row(compare(table(**arms), baseline="binary", policy=UNDEFINED))
+    arms["full"] = arms["full"] + constant
+    moved = row(compare(table(**arms), baseline="binary", policy=UNDEFINED))
+    assert moved["mean_difference"] == pytest.approx(plain["mean_difference"] + constant)
+    for limit in ("low", "high"):  # a resample whose mean ties with the estimate may round to either side of it
+        assert moved[limit] == pytest.approx(plain[limit] + constant, abs=0.005)
+
+
+@given(seeds)
+@settings(max_examples=8, deadline=None)
+def test_order_of_rows_does_not_matter(seed):
+    scores = table(**random_arms(seed), third=np.linspace(0, 1, 9))
+    shuffled = scores.sample(frac=1, random_state=seed % 1000)
+    expected = compare(scores, baseline="binary", policy=UNDEFINED)
+    pd.testing.assert_frame_equal(compare(shuffled, baseline="binary", policy=UNDEFINED), expected)
+    assert expected["arm"].tolist() == ["full"] * 3 + ["third"] * 3
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(3)
+    samples = rng.gamma(2.0, 1.0, size=(150, 40)) - 2.0  # skewed, mean 0
+    limits = [statistics.bootstrap_interval(sample, seed=number)[:2] for number, sample in enumerate(samples)]
+    covered = np.mean([low <= 0 <= high for low, high in limits])
+    assert 0.88 <= covered <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("full", "note"),
+    [
+        ([0.5, 0.6], "no interval: fewer than 3 pairs"),
+        ([0.1, 0.1, 0.1, 0.1], "no interval: all differences are equal"),
+        ([0.0, 0.0, 0.0, 0.0], "no interval: all differences are equal"),
+    ],
+)
+def test_intervals_that_cannot_be_had_say_why(full, note):
+    result = row(compare(table(binary=[0.0] * len(full), full=full), baseline="binary", policy=UNDEFINED))
+    assert result["note"] == note
+    assert math.isnan(result["low"])
+    assert math.isnan(result["high"])
+
+
+def test_undefined_pairs_are_counted_and_a_penalty_defines_them():
+    scores = table(binary=[0.1, 0.2, nan, 0.4, 0.5], full=[0.2, nan, nan, 0.4, 0.7])
+    undefined = row(compare(scores, baseline="binary", policy=UNDEFINED), "hd95_mm")
+    assert (undefined["num_pairs"], undefined["num_undefined"]) == (3, 2)
+    assert undefined["mean_difference"] == pytest.approx(-0.1)
+    defined = row(compare(scores, baseline="binary", policy=PENALTY), "hd95_mm")
+    assert (defined["num_pairs"], defined["num_undefined"], defined["ties"]) == (5, 0, 2)
+    assert defined["mean_difference"] == pytest.approx((90.2 - 0.1 - 0.2) / 5)
+
+
+def test_no_defined_pair_leaves_everything_undefined():
+    result = row(compare(table(binary=[nan, 0.5], full=[0.5, nan]), baseline="binary", policy=UNDEFINED))
+    assert (result["num_pairs"], result["num_undefined"]) == (0, 2)
+    assert all(math.isnan(result[name]) for name in ("mean_difference", "low", "p_wilcoxon", "p_holm"))
+
+
+def test_a_baseline_alone_gives_an_empty_table():
+    assert compare(table(binary=[0.1, 0.2]), baseline="binary", policy=UNDEFINED).empty
+
+
+def test_unknown_baseline_is_named():
+    with pytest.raises(ConfigurationError, match="baseline 'stock' is not among the arms binary, full"):
+        compare(table(binary=[0.1], full=[0.2]), baseline="stock", policy=UNDEFINED)
+
+
+def test_arms_with_other_cases_are_refused():
+    scores = table(binary=[0.1, 0.2, 0.3], full=[0.1, 0.2, 0.3])
+    lacking = scores.drop(index=[1, 3])
+    with pytest.raises(ParityError, match="class 'cyst': 'full' lacks case 00; 'binary' lacks case 01; score the same"):
+        compare(lacking, baseline="binary", policy=UNDEFINED)
+
+
+def test_a_case_scored_twice_is_refused():
+    scores = table(binary=[0.1, 0.2], full=[0.1, 0.2])
+    with pytest.raises(ParityError, match="case 01: class 'cyst' is scored more than once in arm 'full'"):
+        compare(pd.concat([scores, scores.iloc[3:]]), baseline="binary", policy=UNDEFINED)
+
+
+def test_tolerances_must_agree():
+    scores = table(binary=[0.1, 0.2], full=[0.1, 0.2])
+    scores.loc[3, "tolerance_mm"] = 2.0
+    with pytest.raises(ParityError, match=r"scored at NSD tolerances \[1.0, 2.0\] mm"):
+        compare(scores, baseline="binary", policy=UNDEFINED)
