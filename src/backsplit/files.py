@@ -3,14 +3,14 @@
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """Give a temporary name beside `path`; move it over `path` once the block has ended without an error.
 
     The temporary name keeps the whole suffix (`.nii.gz`), because writers choose their format by it, and starts with

@@ -1,6 +1,6 @@
 """The whole path on a made-up data set: the commands a user would type, one after another."""
 
-import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,12 @@ from backsplit.cli.models import Predict, Train
 from backsplit.cli.results import Compare, Evaluate, Report
 from backsplit.experiments.paths import Workspace
 
-NUM_TRAINING_CASES, NUM_TEST_CASES, SIZE = 30, 24, 64  # a fold trains on 24 and watches 6
+NUM_TRAINING_CASES, NUM_TEST_CASES = 30, 24  # fold 0 trains on 24 and watches 6
 TEST_SEED = 1_000_000  # patients that no training sees, whatever the demo's seed
-FEATURES, PATCH_SIZE, BATCH_SIZE = (8, 16, 32, 64), (40, 40, 40), 2
-TOLERANCE_MM = 2.0
+FEATURES, PATCH_SIZE, BATCH_SIZE = (8, 16, 32, 64), (32, 32, 32), 2
+TOLERANCE_MM = 5.0  # one voxel of the phantom
+
+Step = ConvertPhantom | Compose | Prepare | Train | Predict | Evaluate | Compare | Report
 
 
 @dataclass(frozen=True)
@@ -33,29 +35,28 @@ class Demo:
     """Epochs of 50 iterations per arm, instead of the demo's."""
 
     def run(self) -> None:
-        """Run the commands."""
-        from backsplit.datasets.phantom import PHANTOM_SCHEME
-
-        root = self.workspace
-        paths = Workspace(root)
-        training, test = root / "phantom", root / "phantom-test"
-        small = {"features": FEATURES, "patch_size": PATCH_SIZE, "batch_size": BATCH_SIZE}
-        classes = {"targets": PHANTOM_SCHEME.targets, "auxiliaries": PHANTOM_SCHEME.auxiliaries}
-        steps = [
-            ConvertPhantom(training, num_cases=NUM_TRAINING_CASES, size=SIZE, seed=self.seed),
-            ConvertPhantom(test, num_cases=NUM_TEST_CASES, size=SIZE, seed=TEST_SEED),
-            Compose(training, workspace=root, **classes),
-            Compose(test, output=paths.test_cohort, workspace=root, **classes),
-            Prepare(workspace=root, **small),
-        ]
-        for arm in ("binary", "backsplit"):
-            steps.append(Train(arm, workspace=root, budget="demo", epochs=self.epochs, seed=self.seed))
-            steps.append(Predict(arm, paths.test_cohort, workspace=root, mirroring=False))
-        steps += [Evaluate(TOLERANCE_MM, workspace=root), Compare(workspace=root), Report(root)]
-        for step in steps:
-            say(f"\n$ {_spell(step)}")
+        """Run the commands, each as a user would type it."""
+        for typed, step in self.steps():
+            say(f"\n$ backsplit {typed}")
             step.run()
 
+    def steps(self) -> Iterator[tuple[str, Step]]:
+        """What is typed, without the workspace and small print, and what is run."""
+        from backsplit.datasets.phantom import PHANTOM_SCHEME
 
-def _spell(step: object) -> str:
-    return shlex.join([type(step).__name__.lower()])
+        root, seed = self.workspace, self.seed
+        train, test = root / "phantom", root / "phantom-test"
+        test_cohort = Workspace(root).test_cohort
+        targets, auxiliaries = PHANTOM_SCHEME.targets, PHANTOM_SCHEME.auxiliaries
+        classes = f"--targets {' '.join(targets)} --auxiliaries {' '.join(auxiliaries)}"
+        yield f"convert phantom {train}", ConvertPhantom(train, num_cases=NUM_TRAINING_CASES, seed=seed)
+        yield f"convert phantom {test}", ConvertPhantom(test, num_cases=NUM_TEST_CASES, seed=TEST_SEED)
+        yield f"compose {train} {classes}", Compose(train, targets, auxiliaries, workspace=root)
+        yield f"compose {test} {classes}", Compose(test, targets, auxiliaries, output=test_cohort)
+        yield "prepare", Prepare(workspace=root, features=FEATURES, patch_size=PATCH_SIZE, batch_size=BATCH_SIZE)
+        for arm in ("binary", "backsplit"):
+            yield f"train --arm {arm}", Train(arm, workspace=root, budget="demo", epochs=self.epochs, seed=seed)
+            yield f"predict {arm} {test_cohort}", Predict(arm, test_cohort, workspace=root, mirroring=False)
+        yield f"evaluate --tolerance-mm {TOLERANCE_MM}", Evaluate(TOLERANCE_MM, workspace=root)
+        yield "compare", Compare(workspace=root)
+        yield f"report {root}", Report(root)

@@ -22,7 +22,7 @@ def inputs_of(workspace: Workspace) -> "ReportInputs":
     """
     import pandas as pd
 
-    from backsplit.evaluation import read_scores
+    from backsplit.evaluation import read_scores, read_table
     from backsplit.experiments.study import evaluated_cohort, evaluated_policy, models_of_predictions
     from backsplit.nnunet.prediction import read_plans
     from backsplit.report import ReportInputs
@@ -30,14 +30,13 @@ def inputs_of(workspace: Workspace) -> "ReportInputs":
     policy, cohort = evaluated_policy(workspace), evaluated_cohort(workspace)
     if not workspace.comparison.exists():
         raise ConfigurationError(f"no comparison in {workspace.root}; run `backsplit compare` first")
-    text = dict.fromkeys(("arm", "baseline", "class", "note"), str)
-    comparison = pd.read_csv(workspace.comparison, dtype=text)
+    comparison = read_table(workspace.comparison)
     models = models_of_predictions(workspace)
     baseline = str(comparison[BASELINE_COLUMN].iloc[0])
     return ReportInputs(
         title=cohort.name,
         scores=read_scores(workspace.scores),
-        summary=pd.read_csv(workspace.summary, dtype=text),
+        summary=read_table(workspace.summary),
         comparison=comparison,
         policy=policy.describe(),
         curves={arm: pd.read_csv(log) for arm, model in models.items() for log in _logs(model)},

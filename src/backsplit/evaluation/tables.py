@@ -22,6 +22,7 @@ ReferenceLabels = Integer[np.ndarray, "reference_x reference_y reference_z"]
 METRICS = ("dice", "hd95_mm", "nsd")
 """Columns that hold a score; undefined scores are NaN, an empty cell on disk."""
 _TEXT = ("arm", "fold", "case", "class", "rule")
+_NAMES = (*_TEXT, "baseline", "metric", "note", "empty_policy")
 _NUMBERS = (*METRICS, "tolerance_mm", "reference_ml", "prediction_ml")
 _KEYS = ("arm", "class", "rule", "tolerance_mm")
 
@@ -111,6 +112,11 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write any table as CSV, whole or not at all: nine significant digits, an empty cell for NaN."""
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table that `write_table` wrote; names stay text, even if they look like numbers."""
+    return pd.read_csv(path, dtype=dict.fromkeys(_NAMES, str))
 
 
 def read_scores(path: Path) -> pd.DataFrame:

@@ -100,14 +100,14 @@ class SplitLoss(nn.Module):
             logits: `(batch, class, *spatial)`, 2D or 3D, any float type; a sequence under deep supervision.
             labels: `(batch, 1, *spatial)`, class indices of any integer or float type, each in 0 to K - 1.
         """
-        if isinstance(logits, Tensor):
+        if isinstance(logits, Tensor) and isinstance(labels, Tensor):
             return self.parts(logits, labels)
         scales = [
-            (weight, self.parts(scale, target))
+            torch.stack(self.parts(scale, target)) * weight
             for weight, scale, target in zip(self.scale_weights, logits, labels, strict=True)
             if weight
         ]
-        return LossParts(*(sum(w * part[i] for w, part in scales) for i in range(len(LossParts._fields))))
+        return LossParts(*torch.stack(scales).sum(0))
 
     def parts(
         self,

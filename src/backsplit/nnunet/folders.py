@@ -3,7 +3,7 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class Folders:
 
 
 @contextlib.contextmanager
-def output_to(log: Path) -> Iterator[None]:
+def output_to(log: Path) -> Generator[None]:
     """Append everything that is printed or warned inside the block to a log file instead of the terminal."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with (

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, SegOnlyTransform
+from batchgeneratorsv2.transforms.base.basic_transform import SegOnlyTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
@@ -34,7 +34,7 @@ class CoarsenLabels(SegOnlyTransform):
         return self.table[segmentation.long()]
 
 
-def pipeline(coarsening: Coarsening, stock: BasicTransform) -> BasicTransform:
+def pipeline(coarsening: Coarsening, stock: ComposeTransforms) -> ComposeTransforms:
     """nnU-Net's transforms behind the coarsening.
 
     Its blur picks the faster of two implementations by timing them, which makes equal seeds give unequal patches: off.

@@ -108,11 +108,13 @@ class Predictor:
     def _claim(self, output: Path, cases: Sequence[Case], *, cohort: str) -> None:
         """Write down how the predictions of a folder are made, or refuse if they are made otherwise."""
         trained = {str(fold): self._training_of(fold) for fold in self.folds}
-        how = {"version": 1, "arm": self.arm.arm, "model": str(self.model.resolve()), "cohort": cohort}
+        how: dict[str, Any] = {"version": 1, "arm": self.arm.arm, "model": str(self.model.resolve()), "cohort": cohort}
         how |= asdict(self.settings)
         folds = "+".join(trained)
         path = output / MANIFEST_NAME
-        old = json.loads(path.read_text()) if path.exists() else {**how, "trained": {}, "cases": {}}
+        old: dict[str, Any] = {**how, "trained": {}, "cases": {}}
+        if path.exists():
+            old = json.loads(path.read_text())
         changed = [key for key in how if old.get(key) != how[key]]
         changed += [
             f"training of fold {fold}" for fold in trained if old["trained"].get(fold, trained[fold]) != trained[fold]

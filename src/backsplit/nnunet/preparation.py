@@ -20,7 +20,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from backsplit.cases import Case, Cohort
-from backsplit.errors import GeometryError, LabelError, VolumeError
+from backsplit.errors import CohortError, GeometryError, LabelError, VolumeError
 from backsplit.files import write_json
 from backsplit.labels import LabelScheme
 from backsplit.nnunet.arms import BLOCK, SHARED_PLANS, Plans
@@ -116,6 +116,8 @@ def _check_case(case: Case, scheme: LabelScheme) -> bool:
     Raises:
         BackSplitError: image and labels do not fit each other or the scheme, or a voxel is not a number.
     """
+    if case.labels is None:
+        raise CohortError(f"{case.name}: no label map; training needs one per case")
     labels = read_labels(case.labels)
     for path in case.images:
         image = read_volume(path)
@@ -172,9 +174,12 @@ def _preprocess_case(case: Case, *, plans: Plans, dataset_json: dict[str, Any], 
 def _die_with_parent() -> None:
     """End this worker when the command that started it is killed; the pool itself would wait for ever."""
     parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    sentinel = parent.sentinel
 
     def watch() -> None:
-        wait([parent.sentinel])
+        wait([sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
