@@ -155,6 +155,5 @@ class Prepare:
             num_processes=self.processes,
         )
         remember_preparation(workspace, done.dataset, manifest)
-        say(
-            f"{done.dataset}: {done.num_cases} cases, {done.num_files} files, {done.num_bytes / 1e6:.1f} MB for all arms"
-        )
+        size = f"{done.num_files} files, {done.num_bytes / 1e6:.1f} MB, one copy for all arms"
+        say(f"{done.dataset}: {done.num_cases} cases, {size}")

@@ -38,13 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 done, 1 something that the user can mend. Wrong usage ends the process with 2 in the parser.
     """
-    command = tyro.cli(
-        _union(),
-        prog="backsplit",
-        description=DESCRIPTION,
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-    )
+    command = _parse(list(sys.argv[1:] if arguments is None else arguments))
     _show_progress()
     try:
         command.run()
@@ -60,18 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _union() -> Any:  # noqa: ANN401  a union of types has no type
-    return reduce(
-        or_,
-        [
-            Annotated[command, tyro.conf.subcommand(command.__name__.lower(), description=_first_line(command))]
-            for command in COMMANDS
-        ],
-    )
-
-
-def _first_line(command: type) -> str:
-    return (command.__doc__ or "").partition("\n")[0]
+def _parse(arguments: list[str]) -> Any:  # noqa: ANN401  one of the commands
+    """The command with its arguments; a command's own help is whole, the list of commands has a line for each."""
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+    by_name = {command.__name__.lower(): command for command in COMMANDS}
+    if arguments and (chosen := by_name.get(arguments[0])):
+        return tyro.cli(chosen, prog=f"backsplit {arguments[0]}", args=arguments[1:], config=config)
+    lines = {name: (command.__doc__ or "").partition("\n")[0] for name, command in by_name.items()}
+    listed = [Annotated[by_name[name], tyro.conf.subcommand(name, description=line)] for name, line in lines.items()]
+    return tyro.cli(reduce(or_, listed), prog="backsplit", description=DESCRIPTION, args=arguments, config=config)
 
 
 def _show_progress() -> None:

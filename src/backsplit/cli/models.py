@@ -36,6 +36,8 @@ class Train:
     """paper: nnU-Net's Dice and cross-entropy on the fine classes; target-first: auxiliaries weigh 0.3."""
     sampling: Literal["target", "any"] = "target"
     """What forced-foreground patches are centred on: a target, or any class of the arm as in stock nnU-Net."""
+    optimizer: Literal["sgd", "adamw"] | None = None
+    """sgd: nnU-Net's and the paper's; adamw: gets somewhere in hundreds of iterations, the default of --budget demo."""
     seed: int = 0
     """Of initial weights, patches and augmentation."""
     device: Device = "auto"
@@ -58,6 +60,7 @@ class Train:
             budget=BUDGETS[self.budget].with_changes(epochs=self.epochs, iterations=self.iterations),
             loss=self.loss,
             sampling=self.sampling,
+            optimizer=self.optimizer or ("adamw" if self.budget == "demo" else "sgd"),
             seed=self.seed,
         )
         device = device_of(self.device)

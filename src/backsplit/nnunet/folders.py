@@ -7,6 +7,9 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+_SET_BY_US: dict[str, str] = {}
+"""nnU-Net's variables as this process set them, to tell them from those of the user."""
+
 
 @dataclass(frozen=True, slots=True)
 class Folders:
@@ -24,8 +27,11 @@ class Folders:
         """
         in_force = {}
         for role in ("raw", "preprocessed", "results"):
-            in_force[role] = os.environ.setdefault(f"nnUNet_{role}", str(getattr(self, role)))
-        return Folders(**{role: Path(value) for role, value in in_force.items()})
+            name, wanted = f"nnUNet_{role}", str(getattr(self, role))
+            if os.environ.get(name) == _SET_BY_US.get(name):
+                os.environ[name] = _SET_BY_US[name] = wanted
+            in_force[role] = Path(os.environ[name])
+        return Folders(**in_force)
 
 
 @contextlib.contextmanager

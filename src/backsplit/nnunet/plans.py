@@ -63,9 +63,10 @@ def override(configuration: dict[str, Any], settings: PlanSettings) -> dict[str,
     _, strides, kernels, padded, _ = get_pool_and_conv_props(
         configuration["spacing"], patch_size, MIN_FEATURE_MAP_EDGE, 999999
     )
-    if tuple(int(n) for n in padded) != patch_size:
+    fitting = tuple(int(edge) for edge in padded)
+    if fitting != patch_size:
         raise ConfigurationError(
-            f"a patch of {_shape(patch_size)} does not fit the network's strides; use {_shape(padded)}"
+            f"a patch of {_shape(patch_size)} does not fit the network's strides; use {_shape(fitting)}"
         )
     kwargs = configuration["architecture"]["arch_kwargs"]
     features = settings.features or _nnunet_features(kwargs["features_per_stage"], len(strides))
@@ -92,4 +93,4 @@ def _nnunet_features(planned: list[int], num_stages: int) -> tuple[int, ...]:
 
 
 def _shape(patch_size: tuple[int, ...]) -> str:
-    return "x".join(str(int(n)) for n in patch_size)
+    return "x".join(map(str, patch_size))

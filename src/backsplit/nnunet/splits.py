@@ -1,5 +1,6 @@
 """Folds: the cases of a patient stay together, and every fold has cases with a target."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -31,7 +32,10 @@ def make_splits(cases: Sequence[Case], has_target: Mapping[str, bool], *, num_fo
             f"{len(set(groups))} patients cannot make {num_folds} folds; use --folds with 2 to {len(set(groups))}"
         )
     target = [has_target[case.name] for case in cases]
-    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=SEED).split(names, target, groups)
+    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=SEED)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # what matters is checked below
+        folds = list(splitter.split(names, target, groups))
     splits = [{"train": names[train].tolist(), "val": names[val].tolist()} for train, val in folds]
     for fold, split in enumerate(splits):
         for role in ("train", "val"):

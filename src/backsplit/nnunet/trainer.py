@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from backsplit.progress import format_duration
 logger = logging.getLogger(__name__)
 GRADIENT_NORM_LIMIT = 12  # nnU-Net's
 STOCK_NAME = "nnUNetTrainer"  # stored in checkpoints, so that nnU-Net alone can load and run them
+ADAMW_LEARNING_RATE, ADAMW_WEIGHT_DECAY = 3e-3, 1e-2
 TRAINING_STREAM, VALIDATION_STREAM = 0, 1
 
 
@@ -51,6 +53,14 @@ class BackSplitTrainer(nnUNetTrainer):
         """Build the network from the arm's seed; see nnU-Net."""
         torch.manual_seed(self.settings.seed)
         super().initialize()
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        """nnU-Net's SGD, or AdamW for short budgets; both with nnU-Net's polynomial decay."""
+        if self.settings.optimizer == "sgd":
+            return super().configure_optimizers()
+        self.initial_lr = ADAMW_LEARNING_RATE
+        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=ADAMW_WEIGHT_DECAY)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def _build_loss(self) -> SplitLoss:
         num_targets = self.settings.scheme.num_targets

@@ -23,8 +23,8 @@ from backsplit.errors import ConfigurationError
 from backsplit.volume import Grid, Volume
 
 SMALLEST_AXIS = 32
-CYST_NUMBERS = (0.1, 0.4, 0.3, 0.2)
-"""Probability of 0, 1, 2 and 3 kidney cysts in a case."""
+CYST_NUMBERS = (0.1, 0.25, 0.3, 0.2, 0.15)
+"""Probability of 0 to 4 kidney cysts in a case; the median of KiTS23 cases with cysts is 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class PhantomSettings:
     shape: tuple[int, int, int] = (64, 64, 64)
     """Voxels along x, y and z; 32 or more each."""
     spacing_mm: Spacing = (5.0, 5.0, 5.0)
-    """With the default shape: a field of view of 320 mm, and cysts of 7.5 to 22.5 mm radius."""
-    noise_hu: float = 20.0
+    """With the default shape: a field of view of 320 mm, and cysts of 10 to 27.5 mm radius."""
+    noise_hu: float = 10.0
     """Mean standard deviation of the noise; cases deviate by up to a quarter."""
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ PHANTOM_SCHEME = LabelScheme(
     ),
 )
 WALL_HU, FAT_HU, AIR_HU = 48.0, -100.0, -1000.0
-SMALLEST_MM = 7.5
+SMALLEST_MM = 10.0
 """Radius of the smallest fluid body."""
 GAP_MM = 5.0
 """Least fat between a kidney, or a cyst of it, and any fluid that is no cyst; one voxel at 64 x 64 x 64."""
@@ -78,8 +78,8 @@ def new_scene(frame: Frame, rng: np.random.Generator, *, wobble_mm: float) -> Sc
 
 
 def draw_radius_mm(rng: np.random.Generator) -> float:
-    """Radius of a fluid body, cyst or not: 7.5 to 22.5 mm, mostly small; 1.5 to 4.5 voxels at 64 x 64 x 64."""
-    return SMALLEST_MM + 15 * float(rng.beta(1.2, 2.2))
+    """Radius of a fluid body, cyst or not: 10 to 27.5 mm, mostly small; 2 to 5.5 voxels at 64 x 64 x 64."""
+    return SMALLEST_MM + 17.5 * float(rng.beta(1.2, 2.2))
 
 
 def draw_fluid_hu(rng: np.random.Generator) -> float:

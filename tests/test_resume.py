@@ -1,0 +1,137 @@
+"""Killed at any moment, the same command again ends in the same files."""
+
+import hashlib
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from backsplit.experiments.paths import Workspace
+from backsplit.nnunet.arms import ArmSettings
+from backsplit.nnunet.folders import Folders
+from backsplit.nnunet.trainer import BackSplitTrainer
+from studies import TINY_BUDGET, TINY_NETWORK, compose_phantom, finish, prepare, run, start, train
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compose_phantom(tmp_path_factory.mktemp("resume"), num_cases=6)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("undisturbed"))
+    prepare(cohort, workspace.root)
+    train(workspace.root, "backsplit")
+    return workspace
+
+
+def kill_when(process, folder: Path, pattern: str, *, number: int) -> None:
+    """Kill -9 once `number` files of a pattern exist, at a random moment after."""
+    for _ in range(1200):
+        if len(list(folder.rglob(pattern))) >= number:
+            break
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    time.sleep(random.uniform(0, 0.2))
+    process.kill()
+    process.communicate()
+
+
+def contents(folder: Path, *patterns: str) -> dict[str, str]:
+    files = sorted(path for pattern in patterns for path in folder.rglob(pattern))
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def weights(workspace: Workspace) -> dict[str, torch.Tensor]:
+    (checkpoint,) = workspace.results.rglob("checkpoint_final.pth")
+    return torch.load(checkpoint, map_location="cpu", weights_only=False)["network_weights"]
+
+
+def test_prepare_goes_on_case_by_case(cohort, undisturbed, tmp_path):
+    command = ("prepare", cohort, "--workspace", tmp_path, *TINY_NETWORK, "--folds", 2, "--processes", 1)
+    kill_when(start(*command), tmp_path, "*.pkl", number=2)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pkl")}
+    assert 0 < len(before) < 6
+    assert finish(*command)[0] == 0
+    kept = [path for path, modified in before.items() if path.stat().st_mtime_ns == modified]
+    assert kept, "finished cases must not be done again"
+    patterns = ("*.b2nd", "*.pkl", "splits_final.json", "nnUNetPlans.json", "prepared.json")
+    assert contents(tmp_path / "preprocessed", *patterns) == contents(undisturbed.preprocessed, *patterns)
+
+
+def test_a_second_prepare_does_nothing(undisturbed, cohort):
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.preprocessed.rglob("*") if path.suffix != ".json"}
+    prepare(cohort, undisturbed.root)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_train_goes_on_after_the_last_whole_epoch(cohort, undisturbed, tmp_path):
+    prepare(cohort, tmp_path)
+    command = ("train", "--arm", "backsplit", "--workspace", tmp_path, *TINY_BUDGET)
+    kill_when(start(*command), tmp_path, "checkpoint_latest.pth", number=1)
+    workspace = Workspace(tmp_path)
+    assert not list(workspace.results.rglob("checkpoint_final.pth")), "the kill came too late to prove anything"
+    status, output = finish(*command)
+    assert status == 0, output
+    assert "resumes after epoch 1" in output
+    ours, theirs = weights(workspace), weights(undisturbed)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    (log,) = workspace.results.rglob("progress.csv")
+    assert len(log.read_text().splitlines()) == 3
+
+
+def test_predict_goes_on_and_writes_the_same_bytes(undisturbed, tmp_path):
+    output = tmp_path / "masks"
+    cohort = json_cohort(undisturbed)
+    command = ("predict", "backsplit", cohort, output, "--workspace", undisturbed.root, "--no-mirroring")
+    kill_when(start(*command), output, "[!.]*.nii.gz", number=1)
+    first = {path: path.stat().st_mtime_ns for path in output.glob("*.nii.gz")}
+    assert finish(*command)[0] == 0
+    assert all(path.stat().st_mtime_ns == modified for path, modified in first.items())
+    run("predict", "backsplit", cohort, tmp_path / "undisturbed", "--workspace", undisturbed.root, "--no-mirroring")
+    assert len(list(output.glob("*.nii.gz"))) == 6
+    assert contents(output, "[!.]*.nii.gz") == contents(tmp_path / "undisturbed", "*.nii.gz")
+
+
+def json_cohort(workspace: Workspace) -> Path:
+
+    return Path(json.loads(workspace.preparation.read_text())["cohort"])
+
+
+def test_a_finished_training_is_left_alone_and_other_settings_are_refused(undisturbed):
+    (checkpoint,) = undisturbed.results.rglob("checkpoint_final.pth")
+    modified = checkpoint.stat().st_mtime_ns
+    train(undisturbed.root, "backsplit")
+    assert checkpoint.stat().st_mtime_ns == modified
+    status, output = finish("train", "--arm", "backsplit", "--workspace", undisturbed.root, *TINY_BUDGET, "--seed", 1)
+    assert status == 1
+    assert "backsplit.seed 0 then, 1 now" in output.splitlines()[-1]
+
+
+def test_batches_depend_on_their_number_alone(undisturbed):
+
+    (model,) = undisturbed.results.glob("*/*")
+    plans, dataset_json = (json.loads((model / f"{name}.json").read_text()) for name in ("plans", "dataset"))
+    assert ArmSettings.from_block(plans["backsplit"]).arm == "backsplit"
+    Folders(undisturbed.raw, undisturbed.preprocessed, undisturbed.root / "elsewhere").activate()
+
+    def batches(*, workers: int, epoch: int, count: int) -> list:
+        trainer = BackSplitTrainer(plans, "3d_fullres", 0, dataset_json, torch.device("cpu"))
+        trainer.initialize()
+        trainer.num_workers, trainer.current_epoch = workers, epoch
+        training, _ = trainer.get_dataloaders()
+        return [next(training) for _ in range(count)]
+
+    from_start, by_worker, resumed = (
+        batches(workers=0, epoch=0, count=5),
+        batches(workers=1, epoch=0, count=5),
+        batches(workers=0, epoch=1, count=2),
+    )
+    for one, other in (*zip(from_start, by_worker, strict=True), *zip(from_start[3:], resumed, strict=True)):
+        assert torch.equal(one["data"], other["data"])
+        assert torch.equal(one["target"][0], other["target"][0])
