@@ -23,7 +23,7 @@ Written by `benchmarks/phantom_seeds.py`.
   cases, of which fold 0 trains on 24; all seeds are scored on the same {num_test} other cases.
 - Budget: `--budget demo` (15 epochs of 50 iterations, AdamW), U-Net 8-16-32-64, patch 32 x 32 x 32, batch 2, float32.
 - Loss: `target-first` (lambda = mu = 0.3). The arms of a seed share plan, statistics, patches and augmentation.
-- Means over cases; HD95 over the cases in which it is defined. Differences are per case, with a 95 % bootstrap interval.
+- Means over cases; HD95 over the cases in which it is defined. Differences are per case, with a bootstrap interval.
 
 {table}
 

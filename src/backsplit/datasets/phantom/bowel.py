@@ -26,7 +26,7 @@ def add_bowel(scene: Scene, cavity: Mask) -> None:
     room_mm = depth_mm(scene.free(cavity), scene.frame)
     for course in COLON:
         _add_loop(scene, room_mm, [scene.around(point, 5) for point in course], thickness_mm=14)
-    for _ in range(4):
+    for _ in range(3):
         room_mm = depth_mm(scene.free(cavity), scene.frame)
         for _ in range(3):
             start = pick((room_mm > 14) & (scene.points[2] < 60), scene)
@@ -35,11 +35,11 @@ def add_bowel(scene: Scene, cavity: Mask) -> None:
 
 
 def _add_single_loops(scene: Scene, cavity: Mask) -> None:
-    """Paint fluid balls in fat, three to six near kidneys and two to four anywhere; their wall is too thin to see."""
+    """Paint fluid balls in fat, one to three near kidneys and one to three anywhere; their wall is too thin to see."""
     beyond_gap_mm = depth_mm(~scene.has("kidney"), scene.frame) - GAP_MM
     room = scene.free(cavity)
     room_mm = depth_mm(room, scene.frame)
-    reaches_mm = [18.0] * int(scene.rng.integers(3, 7)) + [REFERENCE_MM] * int(scene.rng.integers(2, 5))
+    reaches_mm = [18.0] * int(scene.rng.integers(1, 4)) + [REFERENCE_MM] * int(scene.rng.integers(1, 4))
     for reach_mm in reaches_mm:
         radius_mm = draw_radius_mm(scene.rng)
         centre = pick((room_mm > radius_mm) & (beyond_gap_mm < radius_mm + reach_mm), scene)
@@ -78,8 +78,8 @@ def _add_loop(scene: Scene, room_mm: Field, course: list[Point], *, thickness_mm
 
 
 def _add_content(scene: Scene, point: Point, radius_mm: float, *, within: Mask) -> None:
-    """Paint a ball inside a loop: two in three fluid, else chyme or gas."""
-    kind = scene.rng.choice(["fluid", "chyme", "gas"], p=[0.66, 0.2, 0.14])
+    """Paint a ball inside a loop: one in two fluid, else chyme or gas."""
+    kind = scene.rng.choice(["fluid", "chyme", "gas"], p=[0.5, 0.3, 0.2])
     if kind == "fluid":
         add_fluid(scene, "bowel", point, radius_mm, within=within)
         return
