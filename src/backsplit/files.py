@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+BLOCK_BYTES = 2**20
+
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:
@@ -36,3 +38,11 @@ def write_text(text: str, path: Path) -> None:
 def write_json(content: Any, path: Path) -> None:  # noqa: ANN401  JSON is what json.dumps takes
     """Write JSON with two spaces of indent, whole or not at all."""
     write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", path)
+
+
+def raise_system_error(path: Path) -> None:
+    """Raise what the system says to one more plain block, if it objects: no space left, quota, read-only."""
+    with path.open("ab") as handle:
+        handle.write(bytes(BLOCK_BYTES))
+        handle.flush()
+        os.fsync(handle.fileno())

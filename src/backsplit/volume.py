@@ -6,7 +6,6 @@ one as if nothing were wrong, reads NaN and infinity as 0, and reports success f
 
 import gzip
 import math
-import os
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from jaxtyping import Bool, Float, Integer
 
 from backsplit.arrays import Spacing, Voxels
 from backsplit.errors import GeometryError, LabelError, VolumeError
-from backsplit.files import replacing
+from backsplit.files import raise_system_error, replacing
 
 FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 SPACING_TOLERANCE = 1e-4
@@ -28,7 +27,6 @@ ORIGIN_TOLERANCE_MM = 0.01
 DIRECTION_TOLERANCE = 1e-3
 """Absolute. NIfTI may store a rotation as three float32; near a half turn they fix a cosine to 7e-4 only."""
 LARGEST_LABEL = 2**31 - 1
-BLOCK_BYTES = 2**20
 NIFTI_HEADER_BYTES = 348
 """The first number of a NIfTI-1 file, which tells the byte order; SimpleITK reads no NIfTI-2."""
 NIFTI_FLOATS = {"16": "f4", "64": "f8"}
@@ -165,7 +163,7 @@ def write_volume(volume: Volume, path: Path) -> None:
                 sitk.WriteImage(image, temporary, useCompression=True)
             _whole_content(_open(temporary), temporary)
         except VolumeError as error:
-            _raise_from_system(temporary)
+            raise_system_error(temporary)
             raise VolumeError(f"{path}: could not be written: {error}") from error
 
 
@@ -269,14 +267,6 @@ def _errors_of(path: Path) -> Generator[None]:
         ) from error
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(speaks)
-
-
-def _raise_from_system(path: Path) -> None:
-    """Raise what the system says to one more plain block, if it objects: no space left, quota, read-only."""
-    with path.open("ab") as handle:
-        handle.write(bytes(BLOCK_BYTES))
-        handle.flush()
-        os.fsync(handle.fileno())
 
 
 def _times(numbers: tuple[float, ...]) -> str:

@@ -21,7 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from backsplit.cases import Case, Cohort
 from backsplit.errors import CohortError, GeometryError, LabelError, VolumeError
-from backsplit.files import write_json
+from backsplit.files import raise_system_error, write_json
 from backsplit.labels import LabelScheme
 from backsplit.nnunet.arms import BLOCK, SHARED_PLANS, Plans
 from backsplit.nnunet.dataset import describe, export, scheme_of
@@ -159,14 +159,18 @@ def _preprocess(cohort: Cohort, plans: Plans, home: Path, address: str, num_proc
 def _preprocess_case(case: Case, *, plans: Plans, dataset_json: dict[str, Any], folder: Path) -> None:
     manager = PlansManager(plans)
     unfinished = folder / f".{case.name}"
-    DefaultPreprocessor(verbose=False).run_case_save(
-        str(unfinished),
-        [str(image) for image in case.images],
-        str(case.labels),
-        manager,
-        manager.get_configuration(CONFIGURATION),
-        dataset_json,
-    )
+    try:
+        DefaultPreprocessor(verbose=False).run_case_save(
+            str(unfinished),
+            [str(image) for image in case.images],
+            str(case.labels),
+            manager,
+            manager.get_configuration(CONFIGURATION),
+            dataset_json,
+        )
+    except RuntimeError:  # all that blosc2 says when a disk is full
+        raise_system_error(unfinished)
+        raise
     for suffix in CASE_SUFFIXES:
         Path(f"{unfinished}{suffix}").replace(folder / f"{case.name}{suffix}")
 
