@@ -170,9 +170,8 @@ def test_no_write_permission(capfd, composed, tmp_path):
         subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; the read-only disk stands in")
 def test_no_permission_for_an_ordinary_user(composed, tmp_path):
-    if os.geteuid() == 0:
-        pytest.skip("root may write anywhere; the read-only disk stands in")
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
     assert main(["compose", str(composed.parent / "drawn"), "--targets", "cyst", "--output", str(locked / "c")]) == 1
