@@ -61,7 +61,10 @@ def _parse(arguments: list[str]) -> Any:  # noqa: ANN401  one of the commands
     if arguments and (chosen := by_name.get(arguments[0])):
         return tyro.cli(chosen, prog=f"backsplit {arguments[0]}", args=arguments[1:], config=config)
     lines = {name: (command.__doc__ or "").partition("\n")[0] for name, command in by_name.items()}
-    listed = [Annotated[by_name[name], tyro.conf.subcommand(name, description=line)] for name, line in lines.items()]
+    listed = [
+        Annotated[by_name[name], tyro.conf.subcommand(name, description=line)]  # ty: ignore[invalid-type-form] made here
+        for name, line in lines.items()
+    ]
     return tyro.cli(reduce(or_, listed), prog="backsplit", description=DESCRIPTION, args=arguments, config=config)
 
 
