@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -51,16 +52,27 @@ def weights(workspace: Workspace) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, map_location="cpu", weights_only=False)["network_weights"]
 
 
-def test_prepare_goes_on_case_by_case(cohort, undisturbed, tmp_path):
+PREPARED = ("*.b2nd", "*.pkl", "splits_final.json", "nnUNetPlans.json", "prepared.json")
+
+
+def test_prepare_killed_at_any_moment_ends_in_the_same_files(cohort, undisturbed, tmp_path):
     command = ("prepare", cohort, "--workspace", tmp_path, *TINY_NETWORK, "--folds", 2, "--processes", 1)
-    kill_when(start(*command), tmp_path, "*.pkl", number=2)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pkl")}
-    assert 0 < len(before) < 6
-    assert finish(*command)[0] == 0
-    kept = [path for path, modified in before.items() if path.stat().st_mtime_ns == modified]
-    assert kept, "finished cases must not be done again"
-    patterns = ("*.b2nd", "*.pkl", "splits_final.json", "nnUNetPlans.json", "prepared.json")
-    assert contents(tmp_path / "preprocessed", *patterns) == contents(undisturbed.preprocessed, *patterns)
+    kill_when(start(*command), tmp_path, "*.pkl", number=random.randint(0, 3))
+    status, output = finish(*command)
+    assert status == 0, output
+    assert contents(tmp_path / "preprocessed", *PREPARED) == contents(undisturbed.preprocessed, *PREPARED)
+
+
+def test_prepare_goes_on_case_by_case(cohort, undisturbed, tmp_path):
+    shutil.copytree(undisturbed.root, tmp_path, dirs_exist_ok=True)
+    (marker,) = tmp_path.rglob("prepared.json")
+    done = sorted(tmp_path.rglob("*.pkl"))
+    for path in (marker, *done[:2]):  # what a kill during the third case leaves, in effect
+        path.unlink()
+    before = {path: path.stat().st_mtime_ns for path in done[2:]}
+    prepare(cohort, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "finished cases must not be done again"
+    assert contents(tmp_path / "preprocessed", *PREPARED) == contents(undisturbed.preprocessed, *PREPARED)
 
 
 def test_a_second_prepare_does_nothing(undisturbed, cohort):
