@@ -3,13 +3,24 @@
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from backsplit.cli.arguments import DEFAULT_WORKSPACE, say
 
-PACKAGES = ("backsplit", "nnunetv2", "torch", "numpy", "SimpleITK", "TotalSegmentator", "TPTBox", "nninteractive")
+PACKAGES = (
+    "backsplit",
+    "nnunetv2",
+    "monai",
+    "torch",
+    "numpy",
+    "SimpleITK",
+    "TotalSegmentator",
+    "TPTBox",
+    "nninteractive",
+)
 OPTIONAL = {"TotalSegmentator", "TPTBox", "nninteractive"}
 NNUNET_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 WEIGHTS = {
@@ -23,13 +34,23 @@ class Doctor:
     """Show versions, devices, folders, and which weights of mask sources are on this machine.
 
     Example: backsplit doctor
+
+    Example: backsplit doctor --network unet resenc-m segresnet swin-unetr
     """
 
     workspace: Path = DEFAULT_WORKSPACE
     """Folder whose disk is looked at."""
+    network: tuple[str, ...] = ()
+    """Count the parameters of these instead (unet, unet-2d, resenc-m, segresnet, swin-unetr), with 2 and 10 classes."""
 
     def run(self) -> None:
         """Look, and print."""
+        if self.network:
+            _say_parameters(self.network)
+        else:
+            self._say_machine()
+
+    def _say_machine(self) -> None:
         import torch
 
         from backsplit.nnunet.trainer import has_fast_bfloat16
@@ -46,6 +67,22 @@ class Doctor:
         for source, (variable, default) in WEIGHTS.items():
             folder = Path(os.environ.get(variable, Path.home() / default))
             say(f"weights of {source}: {'found' if folder.is_dir() else 'none'} at {folder}")
+
+
+def _say_parameters(names: Sequence[str]) -> None:
+    from backsplit.learning.networks import network_named
+    from backsplit.nnunet.parameters import KITS23, count_parameters
+
+    networks = [network_named(name) for name in names]
+    patches = ["x".join(map(str, planned["patch_size"])) for planned in KITS23["configurations"].values()]
+    say(f"parameters in nnU-Net's plan of KiTS23 (patch {', in 2D '.join(patches)}; 1 channel):")
+    for network in networks:
+        few, many = (count_parameters(network, num_classes=num_classes) for num_classes in (2, 10))
+        trained, predicting = many.growth_percent(few)
+        say(
+            f"  {network}: {few.num_trained / 1e6:.3f} M with 2 classes, {many.num_trained / 1e6:.3f} M with 10 "
+            f"(+{trained:.3f} %; +{predicting:.3f} % of what predicts)"
+        )
 
 
 def _version(package: str) -> str:
