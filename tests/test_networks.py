@@ -23,6 +23,7 @@ from backsplit.learning.networks import FROM_MONAI, NETWORKS, has_deep_supervisi
 from backsplit.learning.optimisation import Optimisation, learning_rate_at, optimisation_of, optimizer_of, scheduler_of
 from backsplit.nnunet.networks import CONFIGURATION_OF, NetworkSettings, configuration_of
 from backsplit.nnunet.parameters import KITS23, build, count_parameters
+from backsplit.nnunet.precision import is_safe_in_bfloat16_on_cpu
 
 VOLUMES, SLICES = KITS23["configurations"].values()
 PREPROCESSED = {
@@ -226,6 +227,29 @@ def test_monai_is_imported_by_its_own_networks_alone():
 )
 def test_deep_supervision_is_the_papers_unless_chosen(network, chosen, used):
     assert has_deep_supervision(network, chosen) == used
+
+
+@pytest.mark.parametrize(
+    ("network", "patch_size"),
+    [
+        ("unet", (2, 16, 16)),
+        ("unet", (8, 16, 16)),
+        ("resenc-m", (2, 16, 16)),
+        ("segresnet", (8, 16, 16)),
+        ("segresnet", (16, 8, 8)),
+        ("swin-unetr", (32, 32, 64)),
+    ],
+)
+def test_bfloat16_is_off_where_a_convolution_sees_two_slices(network, patch_size):
+    _, configuration = configuration_of(network, PLANS, replace(TINY[network], patch_size=patch_size))
+    built = build(configuration, num_channels=1, num_classes=2)
+    depths = set()
+    for layer in built.modules():
+        if isinstance(layer, torch.nn.Conv3d):
+            layer.register_forward_hook(lambda _, inputs, __: depths.add(inputs[0].shape[2]))
+    with torch.inference_mode():
+        built(torch.zeros(1, 1, *patch_size))
+    assert is_safe_in_bfloat16_on_cpu(configuration) == (2 not in depths)
 
 
 # --- counts -------------------------------------------------------------------------------------------------------
