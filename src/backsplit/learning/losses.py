@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Num
 from torch import Tensor, distributed, nn
 
 from backsplit.errors import LabelError
-from backsplit.learning.marginal import MarginalSums, marginal_sums, sample_classes
+from backsplit.learning.marginal import MarginalSums, marginal_sums
+from backsplit.learning.voxelgroups import sample_classes
 
 SMOOTH = 1e-5  # added to numerator and denominator of the soft Dice, as in nnU-Net's trainer
 
@@ -116,26 +117,26 @@ class SplitLoss(nn.Module):
             IndexError: a label outside 0 to K - 1 (on a GPU: CUDA's device-side assertion).
         """
         if isinstance(logits, Tensor) and isinstance(labels, Tensor):
-            return self.parts(logits, labels, annotated)
-        scales = [
-            torch.stack(self.parts(scale, target, annotated)) * weight
-            for weight, scale, target in zip(self.scale_weights, logits, labels, strict=True)
-            if weight
-        ]
-        return LossParts(*torch.stack(scales).sum(0))
+            return self._parts([logits], [labels], annotated, (1.0,))
+        scales = zip(self.scale_weights, logits, labels, strict=True)
+        weights, logits, labels = zip(*(scale for scale in scales if scale[0]), strict=True)
+        return self._parts(logits, labels, annotated, weights)
 
-    def parts(
+    def _parts(
         self,
-        logits: Float[Tensor, "batch class *spatial"],
-        labels: Float[Tensor, "batch 1 *spatial"] | Integer[Tensor, "batch 1 *spatial"],
-        annotated: Bool[Tensor, "batch class"] | None = None,
+        logits: Sequence[Float[Tensor, "batch class ..."]],
+        labels: Sequence[Num[Tensor, "batch 1 ..."]],
+        annotated: Bool[Tensor, "batch class"] | None,
+        scale_weights: Sequence[float],
     ) -> LossParts:
-        """Parts of the loss of one output, in float32 (float64 for float64 logits); see `forward`."""
-        told_apart = self._told_apart(logits, annotated)
-        classes = (sample_classes(one, num_targets=self.num_targets, device=logits.device) for one in told_apart)
-        sums = marginal_sums(logits, labels, tuple(classes))
-        known = None if annotated is None else annotated.to(sums.predicted, non_blocking=True)
-        return LossParts(*sums.cross_entropies, *self._soft_dice(sums, known))
+        told_apart = self._told_apart(logits[0], annotated)
+        device = logits[0].device
+        classes = [sample_classes(one, num_targets=self.num_targets, device=device) for one in told_apart]
+        sums = marginal_sums(logits, labels, classes)
+        known = None if annotated is None else annotated[:, 1:].to(sums.predicted, non_blocking=True)
+        dice_target, dice_auxiliary = self._soft_dice(sums, known)
+        parts = (*sums.cross_entropies.unbind(1), dice_target, dice_auxiliary)
+        return LossParts(*(_weighted(part, scale_weights) for part in parts))
 
     def _told_apart(self, logits: Tensor, annotated: Tensor | None) -> list[tuple[bool, ...]]:
         batch, num_classes = logits.shape[:2]
@@ -155,17 +156,22 @@ class SplitLoss(nn.Module):
         return told_apart
 
     def _soft_dice(self, sums: MarginalSums, known: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean soft Dice of the targets and of the annotated auxiliaries, 0 where there are none."""
+        """Mean soft Dice of the targets, and of the annotated auxiliaries or 0 without; one per output."""
         _, overlap, predicted, reference = sums
-        known = torch.ones_like(reference) if known is None else known
+        known = torch.ones_like(reference) if known is None else known.expand_as(reference)
         if self.batch_dice:
-            totals = torch.stack((overlap, predicted, reference, known)).sum(1, keepdim=True)
+            totals = torch.stack((overlap, predicted, reference, known)).sum(2, keepdim=True)
             overlap, predicted, reference, known = _SumOverProcesses.apply(totals)
         dice = (2 * overlap + SMOOTH) / (reference + predicted + SMOOTH)
-        first = self.num_targets + 1
-        is_known = (known[:, first:] > 0).to(dice.dtype)
-        auxiliary = (dice[:, first:] * is_known).sum(1) / is_known.sum(1).clamp_min(1)
-        return dice[:, 1:first].mean(), auxiliary.mean()
+        targets, auxiliaries = dice.split((self.num_targets, dice.shape[-1] - self.num_targets), dim=-1)
+        is_known = (known[..., self.num_targets :] > 0).to(dice.dtype)
+        of_samples = (auxiliaries * is_known).sum(-1) / is_known.sum(-1).clamp_min(1)
+        return targets.mean((1, 2)), of_samples.mean(1)
+
+
+def _weighted(per_output: Float[Tensor, " output"], weights: Sequence[float]) -> Float[Tensor, ""]:
+    """Weighted sum; plain numbers, so that a GPU is not waited for."""
+    return sum((weight * value for weight, value in zip(weights, per_output.unbind(), strict=True)), 0.0)
 
 
 class _SumOverProcesses(torch.autograd.Function):

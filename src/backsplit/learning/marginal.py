@@ -1,4 +1,4 @@
-r"""What the loss needs from the voxels, and its gradient: one pass each, in pieces that fit a cache.
+r"""What the loss needs from the voxels, and its gradient, in one pass each.
 
 For a voxel with logits $l$, log $L$ of their summed exponentials, and $L_R$ the same over the rest $R$ (all but the
 targets): $p_k = e^{l_k - L}$, and within the rest $q_k = e^{l_k - L_R}$, which does not vanish where a target is
@@ -10,114 +10,105 @@ the derivative with respect to $l_k$ is
 
 $p_k (c_1 + a_k - s) + [y \in R]\,[k \in R]\,(c_2 - c_1)\, q_k + [k = y]\,(b_y p_y - c_y)$,
 
-where $c_y$ is $c_2$ for a voxel of the rest and $c_1$ for one of a target.
+where $c_y$ is $c_2$ for a voxel of the rest and $c_1$ for one of a target. Logarithms are binary inside, because powers
+of 2 are faster than those of e. Where background and one target are all there is, the sigmoid of their difference says
+it: $p_1 = \sigma(l_1 - l_0)$.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int64, Integer, Num
+from jaxtyping import Float, Int64, Num
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad, softplus
 
-CPU_PIECE, DEVICE_PIECE = 2**18, 2**24  # numbers in one piece: a core's cache; a small part of a GPU's memory
+from backsplit.learning.voxelgroups import LOG_2, SampleClasses, VoxelGroup, voxel_groups
+
 LANES = 256  # accumulators per class, so that sums keep their digits and GPU threads do not queue at one address
-
-
-@dataclass(frozen=True, slots=True)
-class SampleClasses:
-    """The classes that one sample tells apart, as rows: background, then auxiliaries, then targets."""
-
-    channels: Int64[Tensor, " row"]
-    """Channel of each row; row 0 is channel 0, or all of `block`."""
-    rows: Int64[Tensor, " class"]
-    """Row of each class; 0 for those that the sample does not tell from background."""
-    block: Int64[Tensor, " block"]
-    """Channels that together are background: 0 and those of classes that are not told apart."""
-    num_rest: int
-    """Rows before the first target."""
-
-
-@lru_cache(maxsize=4096)
-def sample_classes(annotated: tuple[bool, ...], *, num_targets: int, device: torch.device) -> SampleClasses:
-    """The classes of a sample, on the device of its logits; kept, so that a GPU is waited for but once.
-
-    Args:
-        annotated: one per class; background and targets count as annotated.
-        num_targets: T, 1 or more.
-        device: of the logits.
-    """
-    auxiliaries = [k for k in range(num_targets + 1, len(annotated)) if annotated[k]]
-    channels = [0, *auxiliaries, *range(1, num_targets + 1)]
-    row_of_class = {channel: row for row, channel in enumerate(channels)}
-    rows = [row_of_class.get(k, 0) for k in range(len(annotated))]
-    block = [k for k, row in enumerate(rows) if row == 0]
-    tables = (torch.tensor(numbers, device=device) for numbers in (channels, rows, block))
-    return SampleClasses(*tables, num_rest=1 + len(auxiliaries))
+OVERLAP, PREDICTED, REFERENCE = range(3)
 
 
 class MarginalSums(NamedTuple):
-    """What the voxels tell the loss. Classes that a sample does not tell apart have zeros."""
+    """What the voxels of each output tell the loss. Classes that a sample does not tell apart have zeros."""
 
-    cross_entropies: Float[Tensor, "2"]
+    cross_entropies: Float[Tensor, "output 2"]
     """CE(Z), of the target, and CE(Y|Z), of the auxiliaries; means over all voxels."""
-    overlap: Float[Tensor, "batch class"]
+    overlap: Float[Tensor, "output batch foreground"]
     """Sum of a class's probability over the voxels labelled with it."""
-    predicted: Float[Tensor, "batch class"]
+    predicted: Float[Tensor, "output batch foreground"]
     """Sum of a class's probability over all voxels."""
-    reference: Float[Tensor, "batch class"]
+    reference: Float[Tensor, "output batch foreground"]
     """Number of voxels labelled with the class; it has no gradient."""
 
 
 def marginal_sums(
-    logits: Float[Tensor, "batch class *spatial"],
-    labels: Float[Tensor, "batch 1 *spatial"] | Integer[Tensor, "batch 1 *spatial"],
-    classes: tuple[SampleClasses, ...],
+    logits: Sequence[Float[Tensor, "batch class ..."]],
+    labels: Sequence[Num[Tensor, "batch 1 ..."]],
+    classes: Sequence[SampleClasses],
 ) -> MarginalSums:
     """Cross-entropies, and the sums that soft Dice is made of; float64 for float64 logits, else float32.
 
-    Beside its results it keeps two numbers per voxel for the gradient, which comes in the type of the logits. It has
-    no second derivative.
+    Beside its results it keeps up to three numbers per voxel for the gradient, which comes in the type of the logits.
+    It has no second derivative.
 
     Args:
-        logits: any float type.
-        labels: class indices, each in 0 to K - 1.
+        logits: one tensor per output of the network, any float type.
+        labels: one tensor per output; class indices, each in 0 to K - 1.
         classes: one per sample.
 
     Raises:
         IndexError: a label outside 0 to K - 1 (on a GPU: CUDA's device-side assertion).
     """
-    return MarginalSums(*_MarginalSums.apply(logits, labels, classes))
+    return MarginalSums(*_MarginalSums.apply(tuple(classes), tuple(labels), *logits))
 
 
 class _MarginalSums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, classes: tuple[SampleClasses, ...]) -> tuple[Tensor, ...]:  # noqa: ANN401  torch's own
-        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        logs = logits.new_empty((len(logits), 2, logits[0, 0].numel()), dtype=dtype)
-        with torch.autocast(logits.device.type, enabled=False):
-            sums = [_sums(sample, logs[i]) for i, sample in enumerate(_samples(logits, labels, classes))]
-        entropies, overlap, predicted, reference = (torch.stack(part) for part in zip(*sums, strict=True))
-        ctx.save_for_backward(logits, labels, logs)
+    def forward(
+        ctx: Any,  # noqa: ANN401  torch's own
+        classes: tuple[SampleClasses, ...],
+        labels: tuple[Tensor, ...],
+        *logits: Tensor,
+    ) -> tuple[Tensor, ...]:
+        dtype = torch.float64 if logits[0].dtype == torch.float64 else torch.float32
+        entropies = logits[0].new_zeros((len(logits), 2), dtype=dtype)
+        sums = logits[0].new_zeros((3, len(logits), *logits[0].shape[:2]), dtype=dtype)
+        kept: list[Tensor] = []
+        with torch.autocast(logits[0].device.type, enabled=False):
+            for output, pair in enumerate(zip(logits, labels, strict=True)):
+                for group in voxel_groups(*pair, classes):
+                    add = _add_two_classes if len(group.classes.channels) == 2 else _add_classes
+                    kept += add(group, entropies[output], sums[:, output, group.samples])
+                entropies[output] /= labels[output].numel()
+        ctx.save_for_backward(*logits, *labels, *kept)
         ctx.classes = classes
+        overlap, predicted, reference = sums[..., 1:].unbind()
         ctx.mark_non_differentiable(reference)
-        return entropies.sum(0) / logs[:, 0].numel(), overlap, predicted, reference
+        return entropies, overlap.clone(), predicted.clone(), reference
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401  torch's own
-        logits, labels, logs = ctx.saved_tensors
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401  torch's own
         entropies, overlap, predicted, _ = upstream
-        entropies = entropies / logs[:, 0].numel()
-        gradient = torch.empty_like(logits)
-        with torch.autocast(logits.device.type, enabled=False):
-            for i, sample in enumerate(_samples(logits, labels, ctx.classes)):
-                of_rows = (sums[i].index_select(0, sample.classes.channels) for sums in (overlap, predicted))
-                _write_gradient(sample, logs[i], _Derivatives(*entropies, *of_rows), _by_channel(gradient[i]))
-        return gradient, None, None
+        num_outputs = len(entropies)
+        logits, labels = ctx.saved_tensors[:num_outputs], ctx.saved_tensors[num_outputs : 2 * num_outputs]
+        kept = iter(ctx.saved_tensors[2 * num_outputs :])
+        overlap, predicted = pad(overlap, (1, 0)), pad(predicted, (1, 0))
+        gradients = [torch.empty_like(scale) for scale in logits]
+        with torch.autocast(logits[0].device.type, enabled=False):
+            for output, gradient in enumerate(gradients):
+                per_voxel = entropies[output] / labels[output].numel()
+                for group in voxel_groups(logits[output], labels[output], ctx.classes):
+                    of = _Derivatives(*per_voxel, group.of_rows(overlap[output]), group.of_rows(predicted[output]))
+                    part = gradient.flatten(2)[group.samples, :, group.voxels]
+                    if len(group.classes.channels) == 2:
+                        _two_class_gradient(group, next(kept), of, part)
+                    else:
+                        _gradient(group, (next(kept), next(kept), next(kept)), of, part)
+        return None, None, *gradients
 
 
 class _Derivatives(NamedTuple):
@@ -125,115 +116,123 @@ class _Derivatives(NamedTuple):
 
     target: Float[Tensor, ""]
     auxiliary: Float[Tensor, ""]
-    overlap: Float[Tensor, " row"]
-    predicted: Float[Tensor, " row"]
+    overlap: Float[Tensor, "sample row"]
+    predicted: Float[Tensor, "sample row"]
 
 
-class _Piece(NamedTuple):
-    """Some voxels of a sample."""
-
-    voxels: slice
-    logits: Float[Tensor, "row voxel"]
-    """A copy, to be overwritten; background is pooled."""
-    row: Int64[Tensor, " voxel"]
-    """Of the labels."""
+# --- any number of classes ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    logits: Float[Tensor, "class voxel"]
-    labels: Num[Tensor, " voxel"]
-    classes: SampleClasses
-
-    def pieces(self, dtype: torch.dtype) -> Iterator[_Piece]:
-        """The voxels, as many at a time as keep the work in a cache."""
-        num_classes, num_voxels = self.logits.shape
-        length = max(1024, (CPU_PIECE if self.logits.device.type == "cpu" else DEVICE_PIECE) // max(num_classes, 8))
-        for start in range(0, num_voxels, length):
-            voxels = slice(start, start + length)
-            logits = self.logits[:, voxels].index_select(0, self.classes.channels).to(dtype)
-            if len(self.classes.block) > 1:
-                logits[0] = self.background(voxels, dtype).logsumexp(0)
-            yield _Piece(voxels, logits, self.classes.rows.index_select(0, self.labels[voxels].int()))
-
-    def background(self, voxels: slice, dtype: torch.dtype) -> Float[Tensor, "block voxel"]:
-        """Logits of the channels that together are background."""
-        return self.logits[:, voxels].index_select(0, self.classes.block).to(dtype)
-
-
-def _samples(logits: Tensor, labels: Tensor, classes: tuple[SampleClasses, ...]) -> Iterator[_Sample]:
-    for sample, sample_labels, its_classes in zip(logits, labels, classes, strict=True):
-        yield _Sample(_by_channel(sample), sample_labels.flatten(), its_classes)
-
-
-def _by_channel(sample: Tensor) -> Float[Tensor, "class voxel"]:
-    return sample.flatten(1)
+def _add_classes(
+    group: VoxelGroup, entropies: Float[Tensor, "2"], sums: Float[Tensor, "3 sample class"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add to cross-entropies and sums; return L_R, L and the probability of the label, for the gradient."""
+    channels, num_rest = group.classes.channels, group.classes.num_rest
+    logits, row = group.rows(), group.row_of_label()
+    picked = logits.gather(1, row[:, None])[:, 0]
+    rest_peak, log_rest = _exponentiate(logits[:, :num_rest])
+    targets_peak, log_targets = _exponentiate(logits[:, num_rest:])
+    log_all = torch.logaddexp2(log_rest, log_targets)
+    rest_sums = torch.bmm(logits[:, :num_rest], rest_peak.sub_(log_all).exp2_()[..., None])
+    target_sums = torch.bmm(logits[:, num_rest:], targets_peak.sub_(log_all).exp2_()[..., None])
+    sums[PREDICTED].index_add_(1, channels, torch.cat((rest_sums, target_sums), 1)[..., 0])
+    fine = log_all - picked
+    probability = fine.neg().exp2_()
+    if num_rest > 1:
+        auxiliary = _where_rest(log_rest - picked, group)
+        entropies[1].add_(auxiliary.sum(), alpha=LOG_2)
+        fine -= auxiliary
+    entropies[0].add_(fine.sum(), alpha=LOG_2)
+    bins = logits.new_zeros((2, len(row) * len(channels) * LANES))
+    lane = torch.add(_lanes(row.shape, len(channels), row.device), row, alpha=LANES).flatten()
+    bins[0].scatter_add_(0, lane, probability.flatten())
+    bins[1].scatter_add_(0, lane, bins.new_ones(()).expand(len(lane)))
+    sums[::2].index_add_(2, channels, bins.view(2, len(row), len(channels), LANES).sum(-1))
+    return log_rest, log_all, probability
 
 
-def _sums(sample: _Sample, logs: Float[Tensor, "2 voxel"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cross-entropies summed over the voxels, and the other `MarginalSums`, of one sample; fills `logs`, L_R and L."""
-    classes, num_rest = sample.classes, sample.classes.num_rest
-    num_rows, num_voxels = len(classes.channels), len(sample.labels)
-    entropies, predicted = logs.new_zeros(2), logs.new_zeros(num_rows)
-    overlap, reference = logs.new_zeros((2, num_rows * LANES))
-    lane = torch.arange(num_voxels, device=logs.device) % LANES
-    one = logs.new_ones(()).expand(num_voxels)
-    for voxels, logits, row in sample.pieces(logs.dtype):
-        picked = logits.gather(0, row[None])[0]
-        rest_peak, log_rest = _exponentiate(logits[:num_rest])
-        targets_peak, log_targets = _exponentiate(logits[num_rest:])
-        log_all = torch.logaddexp(log_rest, log_targets)
-        predicted[:num_rest] += torch.mv(logits[:num_rest], (rest_peak - log_all).exp_())
-        predicted[num_rest:] += torch.mv(logits[num_rest:], (targets_peak - log_all).exp_())
-        kept = picked if num_rest == 1 else torch.where(row < num_rest, log_rest, picked)  # log-weight of Z, not Y
-        entropies += torch.stack(((log_all - kept).sum(), (kept - picked).sum()))
-        accumulator = torch.add(lane[: len(row)], row, alpha=LANES)
-        overlap.scatter_add_(0, accumulator, (picked - log_all).exp_())
-        reference.scatter_add_(0, accumulator, one[: len(row)])
-        logs[0, voxels], logs[1, voxels] = log_rest, log_all
-    of_rows = (overlap.view(num_rows, LANES).sum(1), predicted, reference.view(num_rows, LANES).sum(1))
-    no_class = logs.new_zeros(len(classes.rows))
-    return entropies, *(no_class.index_copy(0, classes.channels, row_sums) for row_sums in of_rows)
+def _where_rest(value: Tensor, group: VoxelGroup) -> Float[Tensor, "sample voxel"]:
+    """The value where the label is no target, else 0."""
+    return torch.addcmul(value, value, group.is_target(), value=-1)
 
 
-def _exponentiate(logits: Float[Tensor, "row voxel"]) -> tuple[Tensor, Tensor]:
-    """Replace logits by exp(logits - peak); the peak, and the log of the summed exponentials of the logits."""
-    if len(logits) == 1:
-        peak = logits[0].clone()
+def _exponentiate(logits: Float[Tensor, "sample row voxel"]) -> tuple[Tensor, Tensor]:
+    """Replace logits by 2^(logits - peak); the peak, and the binary logarithm of the summed 2^logits."""
+    if logits.shape[1] == 1:
+        peak = logits[:, 0].clone()
         logits.fill_(1)
-        return peak, peak
-    peak = logits.amax(0)
-    logits.sub_(peak).exp_()
-    return peak, logits.sum(0).log_().add_(peak)
+        return peak, peak.clone()
+    peak = logits.amax(1)
+    logits.sub_(peak[:, None]).exp2_()
+    return peak, logits.sum(1).log2_().add_(peak)
 
 
-def _write_gradient(
-    sample: _Sample, logs: Float[Tensor, "2 voxel"], derivatives: _Derivatives, gradient: Float[Tensor, "class voxel"]
+@lru_cache(maxsize=32)
+def _lanes(shape: tuple[int, int], num_rows: int, device: torch.device) -> Int64[Tensor, "sample voxel"]:
+    """Where the accumulators of each sample start, plus one of them for each voxel in turn."""
+    voxel = torch.arange(shape[1], device=device).bitwise_and_(LANES - 1)
+    return torch.arange(shape[0], device=device)[:, None] * (num_rows * LANES) + voxel
+
+
+def _gradient(
+    group: VoxelGroup, kept: tuple[Tensor, Tensor, Tensor], of: _Derivatives, gradient: Float[Tensor, "sample class voxel"]
 ) -> None:
-    """Fill `gradient`, the derivative of the total with respect to the logits of one sample."""
-    for piece in sample.pieces(logs.dtype):
-        pooled = piece.logits[0].clone() if len(sample.classes.block) > 1 else None
-        _replace_by_gradient(piece, sample.classes.num_rest, logs[:, piece.voxels], derivatives)
-        part = gradient[:, piece.voxels]
-        part.copy_(piece.logits.index_select(0, sample.classes.rows))
-        if pooled is not None:
-            shares = sample.background(piece.voxels, logs.dtype).sub_(pooled).exp_()
-            part.index_copy_(0, sample.classes.block, shares.mul_(piece.logits[0]).to(part.dtype))
+    """Fill `gradient`; the formula of the module."""
+    (log_rest, log_all, probability), num_rest = kept, group.classes.num_rest
+    logits, row = group.rows(), group.row_of_label()
+    rest, targets = logits[:, :num_rest], logits[:, num_rest:]
+    rest.sub_(log_rest[:, None]).exp2_()
+    targets.sub_(log_all[:, None]).exp2_()
+    rest_share = (log_rest - log_all).exp2_()
+    of_rest, of_targets = of.predicted[:, None, :num_rest], of.predicted[:, None, num_rest:]
+    own = of.overlap.gather(1, row).mul_(probability)
+    common = (of.target - own).sub_(torch.bmm(of_targets, targets)[:, 0])
+    common.addcmul_(rest_share, torch.bmm(of_rest, rest)[:, 0], value=-1)
+    extra = _where_rest(of.auxiliary - of.target, group)
+    rest.mul_(torch.addcmul(torch.addcmul(extra, common, rest_share)[:, None], rest_share[:, None], of_rest.mT))
+    targets.mul_(common[:, None] + of_targets.mT)
+    logits.scatter_add_(1, row[:, None], own.sub_(extra).sub_(of.target)[:, None])
+    gradient.copy_(logits.index_select(1, group.classes.rows))
+    _share_background(group, logits[:, 0], gradient)
 
 
-def _replace_by_gradient(piece: _Piece, num_rest: int, logs: Float[Tensor, "2 voxel"], of: _Derivatives) -> None:
-    """Replace the logits of a piece by their derivatives; the formula of the module."""
-    _, logits, row = piece
-    (log_rest, log_all), rest, targets = logs, logits[:num_rest], logits[num_rest:]
-    rest.sub_(log_rest).exp_()
-    targets.sub_(log_all).exp_()
-    rest_share = (log_rest - log_all).exp_()
-    is_rest = row < num_rest
-    own = logits.gather(0, row[None])[0].mul_(torch.where(is_rest, rest_share, 1.0))
-    own.mul_(of.overlap.index_select(0, row))
-    common = of.target - own - rest_share * torch.mv(rest.T, of.predicted[:num_rest])
-    common.sub_(torch.mv(targets.T, of.predicted[num_rest:]))
-    of_rest = is_rest * (of.auxiliary - of.target)
-    rest.mul_(torch.addcmul(common * rest_share + of_rest, rest_share, of.predicted[:num_rest, None]))
-    targets.mul_(common + of.predicted[num_rest:, None])
-    logits.scatter_add_(0, row[None], (own - of.target - of_rest)[None])
+def _share_background(
+    group: VoxelGroup, of_background: Float[Tensor, "sample voxel"], gradient: Float[Tensor, "sample class voxel"]
+) -> None:
+    """Give each channel of the background block its share of what the pooled logit gets."""
+    if len(group.classes.block) > 1:
+        shares = group.background().mul_(LOG_2).softmax(1).mul_(of_background[:, None])
+        gradient.index_copy_(1, group.classes.block, shares.to(gradient.dtype))
+
+
+# --- background and one target ------------------------------------------------------------------------------------
+
+
+def _add_two_classes(
+    group: VoxelGroup, entropies: Float[Tensor, "2"], sums: Float[Tensor, "3 sample class"]
+) -> tuple[Tensor]:
+    """Add to cross-entropies and sums; return the probability of the target, for the gradient."""
+    target = group.logits[:, 1].to(group.dtype)
+    if len(group.classes.block) > 1:
+        difference = target - group.background().mul_(LOG_2).logsumexp(1)
+    else:
+        difference = target - group.logits[:, 0]
+    is_target = group.is_target()
+    probability = difference.sigmoid()
+    sums[:, :, 1] += torch.stack(((probability * is_target).sum(1), probability.sum(1), is_target.sum(1)))
+    against = torch.addcmul(difference, difference, is_target, value=-2)  # the logit of the wrong answer
+    entropies[0] += softplus(against, threshold=40).sum()
+    return (probability,)
+
+
+def _two_class_gradient(
+    group: VoxelGroup, probability: Tensor, of: _Derivatives, gradient: Float[Tensor, "sample class voxel"]
+) -> None:
+    """Fill `gradient`: (p - y) c_1 + p (1 - p) (a_1 + b_1 y) for the target, its negative for background."""
+    is_target = group.is_target()
+    of_target = torch.addcmul(of.predicted[:, 1:], of.overlap[:, 1:], is_target).mul_(probability)
+    of_target.addcmul_(of_target, probability, value=-1)
+    of_target.addcmul_(probability - is_target, of.target)
+    gradient[:, 1] = of_target
+    gradient[:, 0] = of_target.neg_()
+    _share_background(group, of_target, gradient)
