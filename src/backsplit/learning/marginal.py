@@ -128,14 +128,15 @@ def _add_classes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add to cross-entropies and sums; return L_R, L and the probability of the label, for the gradient."""
     channels, num_rest = group.classes.channels, group.classes.num_rest
-    logits, row = group.rows(), group.row_of_label()
+    logits, row = group.by_row(), group.row_of_label()
+    rest, targets = logits[:, :num_rest], logits[:, num_rest:]
     picked = logits.gather(1, row[:, None])[:, 0]
-    rest_peak, log_rest = _exponentiate(logits[:, :num_rest])
-    targets_peak, log_targets = _exponentiate(logits[:, num_rest:])
+    rest_peak, log_rest = _exponentiate(rest)
+    targets_peak, log_targets = _exponentiate(targets)
     log_all = torch.logaddexp2(log_rest, log_targets)
-    rest_sums = torch.bmm(logits[:, :num_rest], rest_peak.sub_(log_all).exp2_()[..., None])
-    target_sums = torch.bmm(logits[:, num_rest:], targets_peak.sub_(log_all).exp2_()[..., None])
-    sums[PREDICTED].index_add_(1, channels, torch.cat((rest_sums, target_sums), 1)[..., 0])
+    rest.mul_(rest_peak.sub_(log_all).exp2_()[:, None])
+    targets.mul_(targets_peak.sub_(log_all).exp2_()[:, None])
+    sums[PREDICTED].index_add_(1, channels, logits.sum(2))
     fine = log_all - picked
     probability = fine.neg().exp2_()
     if num_rest > 1:
@@ -179,21 +180,29 @@ def _gradient(
 ) -> None:
     """Fill `gradient`; the formula of the module."""
     (log_rest, log_all, probability), num_rest = kept, group.classes.num_rest
-    logits, row = group.rows(), group.row_of_label()
+    logits, row = group.by_row(), group.row_of_label()
     rest, targets = logits[:, :num_rest], logits[:, num_rest:]
     rest.sub_(log_rest[:, None]).exp2_()
     targets.sub_(log_all[:, None]).exp2_()
     rest_share = (log_rest - log_all).exp2_()
-    of_rest, of_targets = of.predicted[:, None, :num_rest], of.predicted[:, None, num_rest:]
     own = of.overlap.gather(1, row).mul_(probability)
-    common = (of.target - own).sub_(torch.bmm(of_targets, targets)[:, 0])
-    common.addcmul_(rest_share, torch.bmm(of_rest, rest)[:, 0], value=-1)
+    of_rest, of_targets = of.predicted[:, :num_rest], of.predicted[:, num_rest:]
+    common = (of.target - own).sub_(_weighted_sum(targets, of_targets))
+    common.addcmul_(rest_share, _weighted_sum(rest, of_rest), value=-1)
     extra = _where_rest(of.auxiliary - of.target, group)
-    rest.mul_(torch.addcmul(torch.addcmul(extra, common, rest_share)[:, None], rest_share[:, None], of_rest.mT))
-    targets.mul_(common[:, None] + of_targets.mT)
+    of_whole_rest = torch.addcmul(extra, common, rest_share)
+    rest.mul_(torch.addcmul(of_whole_rest[:, None], rest_share[:, None], of_rest[..., None]))
+    targets.mul_(common[:, None] + of_targets[..., None])
     logits.scatter_add_(1, row[:, None], own.sub_(extra).sub_(of.target)[:, None])
-    gradient.copy_(logits.index_select(1, group.classes.rows))
-    _share_background(group, logits[:, 0], gradient)
+    for run, channels in group.classes.runs:
+        gradient[:, channels] = logits[:, run]
+    _share_background(group, logits[:, num_rest - 1], gradient)
+
+
+def _weighted_sum(
+    rows: Float[Tensor, "sample row voxel"], weights: Float[Tensor, "sample row"]
+) -> Float[Tensor, "sample voxel"]:
+    return torch.stack([torch.mv(sample.T, weight) for sample, weight in zip(rows, weights, strict=True)])
 
 
 def _share_background(
@@ -201,7 +210,7 @@ def _share_background(
 ) -> None:
     """Give each channel of the background block its share of what the pooled logit gets."""
     if len(group.classes.block) > 1:
-        shares = group.background().mul_(LOG_2).softmax(1).mul_(of_background[:, None])
+        shares = group.background().softmax(1).mul_(of_background[:, None])
         gradient.index_copy_(1, group.classes.block, shares.to(gradient.dtype))
 
 
@@ -214,7 +223,7 @@ def _add_two_classes(
     """Add to cross-entropies and sums; return the probability of the target, for the gradient."""
     target = group.logits[:, 1].to(group.dtype)
     if len(group.classes.block) > 1:
-        difference = target - group.background().mul_(LOG_2).logsumexp(1)
+        difference = target - group.background().logsumexp(1)
     else:
         difference = target - group.logits[:, 0]
     is_target = group.is_target()

@@ -12,23 +12,25 @@ from torch import Tensor
 
 LOG_2 = math.log(2.0)
 CPU_PIECE, DEVICE_PIECE = 2**19, 2**24  # logits in one piece: a core's cache; a small part of a GPU's memory
-FEWEST_ROWS = 8  # as which a piece counts, so that work arrays of one number per voxel fit as well
+FEWEST_ROWS = 4  # as which a piece counts, so that work arrays of one number per voxel fit as well
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampleClasses:
-    """The classes that a sample tells apart, as rows: background, then auxiliaries, then targets."""
+    """The classes that a sample tells apart, as rows: auxiliaries, then background, then targets."""
 
+    num_rest: int
+    """Rows that are no target; the last of them is background."""
+    runs: tuple[tuple[slice, slice], ...]
+    """Rows and the channels they stand for, in order; background is channel 0, or all of `block`."""
     channels: Int64[Tensor, " row"]
-    """Channel of each row; row 0 is channel 0, or all of `block`."""
+    """Channel of each row."""
     rows: Int64[Tensor, " class"]
-    """Row of each class; 0 for those that the sample does not tell from background."""
+    """Row of each class; that of background for those that the sample does not tell from it."""
     block: Int64[Tensor, " block"]
     """Channels that together are background: 0 and those of classes that are not told apart."""
     is_target: Float[Tensor, " class"]
     """1 for targets, 0 for background and auxiliaries."""
-    num_rest: int
-    """Rows that are no target."""
 
 
 @lru_cache(maxsize=4096)
@@ -40,14 +42,22 @@ def sample_classes(annotated: tuple[bool, ...], *, num_targets: int, device: tor
         num_targets: T, 1 or more.
         device: of the logits.
     """
-    auxiliaries = [k for k in range(num_targets + 1, len(annotated)) if annotated[k]]
-    channels = [0, *auxiliaries, *range(1, num_targets + 1)]
+    classes = range(len(annotated))
+    auxiliaries = [k for k in classes if k > num_targets and annotated[k]]
+    channels = [*auxiliaries, *range(num_targets + 1)]
     row_of_class = {channel: row for row, channel in enumerate(channels)}
-    rows = [row_of_class.get(k, 0) for k in range(len(annotated))]
-    block = [k for k, row in enumerate(rows) if row == 0]
-    is_target = [float(1 <= k <= num_targets) for k in range(len(annotated))]
+    rows = [row_of_class.get(k, len(auxiliaries)) for k in classes]
+    block = [0, *(k for k in classes if k not in row_of_class)]
+    is_target = [float(0 < k <= num_targets) for k in classes]
     tables = (torch.tensor(numbers, device=device) for numbers in (channels, rows, block, is_target))
-    return SampleClasses(*tables, num_rest=1 + len(auxiliaries))
+    return SampleClasses(len(auxiliaries) + 1, tuple(_runs(channels)), *tables)
+
+
+def _runs(channels: list[int]) -> Iterator[tuple[slice, slice]]:
+    """Stretches of rows whose channels follow each other."""
+    for _, run in groupby(enumerate(channels), key=lambda pair: pair[1] - pair[0]):
+        (row, channel), *more = run
+        yield slice(row, row + 1 + len(more)), slice(channel, channel + 1 + len(more))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +74,19 @@ class VoxelGroup:
     dtype: torch.dtype
     """In which to compute."""
 
-    def rows(self) -> Float[Tensor, "sample row voxel"]:
+    def by_row(self) -> Float[Tensor, "sample row voxel"]:
         """A copy of the logits, in units of log 2 and by row, with background pooled."""
-        rows = self._channels(self.classes.channels)
+        num_samples, _, num_voxels = self.logits.shape
+        rows = self.logits.new_empty((num_samples, len(self.classes.channels), num_voxels), dtype=self.dtype)
+        for run, channels in self.classes.runs:
+            rows[:, run] = self.logits[:, channels]
         if len(self.classes.block) > 1:
-            rows[:, 0] = self.background().mul_(LOG_2).logsumexp(1).div_(LOG_2)
-        return rows
+            rows[:, self.classes.num_rest - 1] = self.background().logsumexp(1)
+        return rows.mul_(1 / LOG_2)
 
     def background(self) -> Float[Tensor, "sample block voxel"]:
-        """A copy of the logits of the channels that together are background, in units of log 2."""
-        return self._channels(self.classes.block)
-
-    def _channels(self, channels: Tensor) -> Tensor:
-        return self.logits.index_select(1, channels).to(self.dtype).mul_(1 / LOG_2)
+        """A copy of the logits of the channels that together are background."""
+        return self.logits.index_select(1, self.classes.block).to(self.dtype)
 
     def row_of_label(self) -> Int64[Tensor, "sample voxel"]:
         """Row of each voxel's label."""
