@@ -12,11 +12,15 @@ nnU-Net); the weights are ours.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Integer
-from torch import Tensor, nn
+from jaxtyping import Bool, Float, Num
+from torch import Tensor, distributed, nn
+
+from backsplit.errors import LabelError
+from backsplit.learning.marginal import MarginalSums, marginal_sums
+from backsplit.learning.voxelgroups import sample_classes
 
 SMOOTH = 1e-5  # added to numerator and denominator of the soft Dice, as in nnU-Net's trainer
 
@@ -93,60 +97,99 @@ class SplitLoss(nn.Module):
         self.scale_weights = tuple(scale_weights)
         self.batch_dice = batch_dice
 
-    def forward(self, logits: Tensor | Sequence[Tensor], labels: Tensor | Sequence[Tensor]) -> LossParts:
-        """Parts of the loss, averaged over the outputs by `scale_weights`.
+    def forward(
+        self,
+        logits: Tensor | Sequence[Tensor],
+        labels: Tensor | Sequence[Tensor],
+        annotated: Bool[Tensor, "batch class"] | None = None,
+    ) -> LossParts:
+        """Parts of the loss, averaged over the outputs by `scale_weights`; differentiable once.
 
         Args:
             logits: `(batch, class, *spatial)`, 2D or 3D, any float type; a sequence under deep supervision.
             labels: `(batch, 1, *spatial)`, class indices of any integer or float type, each in 0 to K - 1.
+            annotated: which classes each sample tells from background; background and targets always. The rest is one
+                block with background, and where a label names a class of the block, it means the block. None is all.
+                Best on the CPU: it is read there, and a GPU would be waited for.
+
+        Raises:
+            LabelError: `annotated` does not have a column per class, or leaves out background or a target.
+            IndexError: a label outside 0 to K - 1 (on a GPU: CUDA's device-side assertion).
         """
         if isinstance(logits, Tensor) and isinstance(labels, Tensor):
-            return self.parts(logits, labels)
-        scales = [
-            torch.stack(self.parts(scale, target)) * weight
-            for weight, scale, target in zip(self.scale_weights, logits, labels, strict=True)
-            if weight
-        ]
-        return LossParts(*torch.stack(scales).sum(0))
+            return self._parts([logits], [labels], annotated, (1.0,))
+        scales = zip(self.scale_weights, logits, labels, strict=True)
+        weights, logits, labels = zip(*(scale for scale in scales if scale[0]), strict=True)
+        return self._parts(logits, labels, annotated, weights)
 
-    def parts(
+    def _parts(
         self,
-        logits: Float[Tensor, "batch class *spatial"],
-        labels: Float[Tensor, "batch 1 *spatial"] | Integer[Tensor, "batch 1 *spatial"],
+        logits: Sequence[Float[Tensor, "batch class ..."]],
+        labels: Sequence[Num[Tensor, "batch 1 ..."]],
+        annotated: Bool[Tensor, "batch class"] | None,
+        scale_weights: Sequence[float],
     ) -> LossParts:
-        """Parts of the loss of one output, in float32."""
-        logits, labels = logits.float(), labels.long()
-        log_sum = torch.logsumexp(logits, dim=1, keepdim=True)
-        ce_target, ce_auxiliary = self._cross_entropies(logits, log_sum, labels)
-        dice = self._soft_dice((logits - log_sum).exp(), labels)
-        dice_target, dice_auxiliary = dice[..., : self.num_targets], dice[..., self.num_targets :]
-        no_auxiliary = dice_target.new_zeros(())
-        return LossParts(
-            ce_target,
-            ce_auxiliary,
-            dice_target.mean(),
-            dice_auxiliary.mean() if dice_auxiliary.shape[-1] else no_auxiliary,
-        )
+        told_apart = self._told_apart(logits[0], annotated)
+        device = logits[0].device
+        classes = [sample_classes(one, num_targets=self.num_targets, device=device) for one in told_apart]
+        sums = marginal_sums(logits, labels, classes)
+        known = None if annotated is None else annotated[:, 1:].to(sums.predicted, non_blocking=True)
+        dice_target, dice_auxiliary = self._soft_dice(sums, known)
+        parts = (*sums.cross_entropies.unbind(1), dice_target, dice_auxiliary)
+        return LossParts(*(_weighted(part, scale_weights) for part in parts))
 
-    def _cross_entropies(self, logits: Tensor, log_sum: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        rest = torch.cat((logits[:, :1], logits[:, self.num_targets + 1 :]), dim=1)
-        log_rest = torch.logsumexp(rest, dim=1, keepdim=True)
-        picked = logits.gather(1, labels)
-        is_rest = (labels == 0) | (labels > self.num_targets)
-        target = log_sum - torch.where(is_rest, log_rest, picked)
-        auxiliary = torch.where(is_rest, log_rest - picked, torch.zeros_like(picked))
-        return target.mean(), auxiliary.mean()
+    def _told_apart(self, logits: Tensor, annotated: Tensor | None) -> list[tuple[bool, ...]]:
+        batch, num_classes = logits.shape[:2]
+        if annotated is None:
+            return [(True,) * num_classes] * batch
+        if annotated.shape != (batch, num_classes):
+            raise LabelError(
+                f"`annotated` has shape {tuple(annotated.shape)}; {batch} samples of {num_classes} classes need "
+                f"{(batch, num_classes)}"
+            )
+        told_apart = [tuple(sample) for sample in annotated.tolist()]
+        if not all(all(sample[: self.num_targets + 1]) for sample in told_apart):
+            raise LabelError(
+                f"`annotated` leaves out background or a target (classes 0 to {self.num_targets}): {told_apart}; "
+                "only auxiliaries may be missing"
+            )
+        return told_apart
 
-    def _soft_dice(self, probabilities: Tensor, labels: Tensor) -> Tensor:
-        """Soft Dice of the foreground classes, `(batch, class - 1)`, or `(class - 1,)` with `batch_dice`."""
-        axes = tuple(range(2, probabilities.ndim))
-        foreground = probabilities[:, 1:]
-        with torch.no_grad():
-            classes = torch.arange(1, probabilities.shape[1], device=labels.device)
-            is_class = labels == classes.view(1, -1, *(1 for _ in axes))
-            reference = is_class.sum(axes, dtype=torch.float32)
-        overlap = (foreground * is_class).sum(axes)
-        predicted = foreground.sum(axes)
+    def _soft_dice(self, sums: MarginalSums, known: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean soft Dice of the targets, and of the annotated auxiliaries or 0 without; one per output."""
+        _, overlap, predicted, reference = sums
+        known = torch.ones_like(reference) if known is None else known.expand_as(reference)
         if self.batch_dice:
-            overlap, predicted, reference = overlap.sum(0), predicted.sum(0), reference.sum(0)
-        return (2 * overlap + SMOOTH) / (reference + predicted + SMOOTH)
+            totals = torch.stack((overlap, predicted, reference, known)).sum(2, keepdim=True)
+            overlap, predicted, reference, known = _SumOverProcesses.apply(totals)
+        dice = (2 * overlap + SMOOTH) / (reference + predicted + SMOOTH)
+        targets, auxiliaries = dice.split((self.num_targets, dice.shape[-1] - self.num_targets), dim=-1)
+        is_known = (known[..., self.num_targets :] > 0).to(dice.dtype)
+        of_samples = (auxiliaries * is_known).sum(-1) / is_known.sum(-1).clamp_min(1)
+        return targets.mean((1, 2)), of_samples.mean(1)
+
+
+def _weighted(per_output: Float[Tensor, " output"], weights: Sequence[float]) -> Float[Tensor, ""]:
+    """Weighted sum; plain numbers, so that a GPU is not waited for."""
+    return sum((weight * value for weight, value in zip(weights, per_output.unbind(), strict=True)), 0.0)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum over the processes of a distributed training; the identity outside of one.
+
+    Every process adds the same term to its loss, and the gradients are averaged afterwards. So each passes on the
+    gradient times the number of processes, and the average is the gradient of one process with the whole batch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:  # noqa: ANN401  torch's own
+        is_distributed = distributed.is_available() and distributed.is_initialized()
+        ctx.num_processes = distributed.get_world_size() if is_distributed else 1
+        total = local.clone()
+        if ctx.num_processes > 1:
+            distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Tensor:  # noqa: ANN401  torch's own
+        return upstream[0] * ctx.num_processes
