@@ -12,9 +12,6 @@ import pytest
 import torch
 
 from backsplit.experiments.paths import Workspace
-from backsplit.nnunet.arms import ArmSettings
-from backsplit.nnunet.folders import Folders
-from backsplit.nnunet.trainer import BackSplitTrainer
 from studies import TINY_BUDGET, TINY_NETWORK, compose_phantom, finish, prepare, run, start, train
 
 
@@ -129,27 +126,3 @@ def test_a_finished_training_is_left_alone_and_other_settings_are_refused(undist
     status, output = finish("train", "--arm", "backsplit", "--workspace", undisturbed.root, *TINY_BUDGET, "--seed", 1)
     assert status == 1
     assert "backsplit.seed 0 then, 1 now" in output.splitlines()[-1]
-
-
-def test_batches_depend_on_their_number_alone(undisturbed):
-
-    (model,) = undisturbed.results.glob("*/*")
-    plans, dataset_json = (json.loads((model / f"{name}.json").read_text()) for name in ("plans", "dataset"))
-    assert ArmSettings.from_block(plans["backsplit"]).arm == "backsplit"
-    Folders(undisturbed.raw, undisturbed.preprocessed, undisturbed.root / "elsewhere").activate()
-
-    def batches(*, workers: int, epoch: int, count: int) -> list:
-        trainer = BackSplitTrainer(plans, "3d_fullres", 0, dataset_json, torch.device("cpu"))
-        trainer.initialize()
-        trainer.num_workers, trainer.current_epoch = workers, epoch
-        training, _ = trainer.get_dataloaders()
-        return [next(training) for _ in range(count)]
-
-    from_start, by_worker, resumed = (
-        batches(workers=0, epoch=0, count=5),
-        batches(workers=1, epoch=0, count=5),
-        batches(workers=0, epoch=1, count=2),
-    )
-    for one, other in (*zip(from_start, by_worker, strict=True), *zip(from_start[3:], resumed, strict=True)):
-        assert torch.equal(one["data"], other["data"])
-        assert torch.equal(one["target"][0], other["target"][0])

@@ -68,6 +68,10 @@ class Grid:
         """Volume of one voxel in mL."""
         return math.prod(self.spacing_mm) / 1000
 
+    def axis_along(self, patient_axis: int) -> int:
+        """The array axis closest to an axis of the patient: 0 right-left, 1 front-back, 2 foot-head."""
+        return int(np.abs(np.reshape(self.direction, (3, 3))[patient_axis]).argmax())
+
     def difference(self, other: "Grid") -> str | None:
         """What tells two grids apart, as a clause such as `shape 37x52x33 against 36x50x31`; None where nothing does.
 

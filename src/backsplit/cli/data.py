@@ -132,6 +132,10 @@ class Prepare:
     """Channels of each stage of the U-Net, highest resolution first; by default nnU-Net's choice."""
     folds: int = 5
     """Folds of the cross-validation; cases of one patient stay together."""
+    splits: Path | None = None
+    """An official splits_final.json to take instead."""
+    like: Path | None = None
+    """Model folder of nnU-Net's layout: take its plan (spacing, intensities, patch, network) instead of planning."""
     dataset_id: int = 1
     """Number of the nnU-Net data set, for those who share nnU-Net folders between studies."""
     processes: int = min(8, os.cpu_count() or 1)
@@ -142,15 +146,15 @@ class Prepare:
         from backsplit import cases
         from backsplit.experiments.study import remember_preparation
         from backsplit.nnunet.plans import PlanSettings
-        from backsplit.nnunet.preparation import prepare
+        from backsplit.nnunet.preparation import Folds, prepare
 
         workspace = Workspace(self.workspace)
         manifest = self.cohort or workspace.cohort
         done = prepare(
             cases.read(manifest),
             folders_of(self.workspace),
-            PlanSettings(self.patch_size, self.batch_size, self.features),
-            num_folds=self.folds,
+            PlanSettings(self.patch_size, self.batch_size, self.features, self.like),
+            folds=Folds(self.folds, self.splits),
             dataset_id=self.dataset_id,
             num_processes=self.processes,
         )

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from backsplit.cli.arguments import DEFAULT_WORKSPACE, say
 from backsplit.cli.data import Compose, ConvertPhantom, Prepare
-from backsplit.cli.models import Predict, Train
+from backsplit.cli.models import Predict
 from backsplit.cli.results import Compare, Evaluate, Report
+from backsplit.cli.training import Train
 from backsplit.experiments.paths import Workspace
 
 NUM_TRAINING_CASES, NUM_TEST_CASES = 30, 24  # fold 0 trains on 24 and watches 6
 TEST_SEED = 1_000_000  # patients that no training sees, whatever the demo's seed
-FEATURES, PATCH_SIZE, BATCH_SIZE = (8, 16, 32, 64), (32, 32, 32), 2
+FEATURES, PATCH_SIZE, BATCH_SIZE = (8, 16, 32, 64), (40, 40, 40), 2
 TOLERANCE_MM = 5.0  # one voxel of the phantom
 
 Step = ConvertPhantom | Compose | Prepare | Train | Predict | Evaluate | Compare | Report
@@ -55,7 +56,7 @@ class Demo:
         yield f"compose {test} {classes}", Compose(test, targets, auxiliaries, output=test_cohort)
         yield "prepare", Prepare(workspace=root, features=FEATURES, patch_size=PATCH_SIZE, batch_size=BATCH_SIZE)
         for arm in ("binary", "backsplit"):
-            yield f"train --arm {arm}", Train(arm, workspace=root, budget="demo", epochs=self.epochs, seed=seed)
+            yield f"train --arm {arm}", Train(arm=arm, workspace=root, budget="demo", epochs=self.epochs, seed=seed)
             yield f"predict {arm} {test_cohort}", Predict(arm, test_cohort, workspace=root, mirroring=False)
         yield f"evaluate --tolerance-mm {TOLERANCE_MM}", Evaluate(TOLERANCE_MM, workspace=root)
         yield "compare", Compare(workspace=root)

@@ -14,8 +14,9 @@ import tyro
 from backsplit.cli.data import Compose, Convert, Prepare
 from backsplit.cli.demo import Demo
 from backsplit.cli.doctor import Doctor
-from backsplit.cli.models import Predict, Train
+from backsplit.cli.models import Predict
 from backsplit.cli.results import Compare, Evaluate, Report
+from backsplit.cli.training import Finetune, Train
 from backsplit.errors import BackSplitError
 
 DESCRIPTION = (
@@ -23,7 +24,7 @@ DESCRIPTION = (
     "The usual order: convert, compose, prepare, train (once per arm), predict, evaluate, compare, report.\n"
     "`backsplit demo` walks through it on a made-up data set in minutes; `backsplit COMMAND --help` has examples."
 )
-COMMANDS = (Demo, Convert, Compose, Prepare, Train, Predict, Evaluate, Compare, Report, Doctor)
+COMMANDS = (Demo, Convert, Compose, Prepare, Train, Finetune, Predict, Evaluate, Compare, Report, Doctor)
 DISK_ADVICE = {
     errno.ENOSPC: "free some space or use another folder",
     errno.EDQUOT: "free some of your quota or use another folder",

@@ -57,11 +57,17 @@ def _facts(plans: dict[str, Any]) -> dict[str, str]:
     packages = ("backsplit", "nnunetv2", "torch", "numpy")
     return {
         "Budget of each arm": f"{budget['epochs']} epochs of {budget['iterations']} iterations, seed {block['seed']}",
-        "Network": f"{configuration['architecture']['network_class_name'].rpartition('.')[2]}, features "
-        + "-".join(map(str, configuration["architecture"]["arch_kwargs"]["features_per_stage"])),
+        "Network": f"{block['network']}, {_widths(configuration['architecture']['arch_kwargs'])}",
         "Patch": f"{'x'.join(map(str, configuration['patch_size']))} voxels, batch {configuration['batch_size']}",
         "Forced-foreground patches": f"centred on: {block['sampling']}",
         "Preprocessed data": f"{block['data']}, shared by all arms",
         "Versions": ", ".join(f"{package} {version(package)}" for package in packages),
         "Machine": f"{platform.machine()}, Python {platform.python_version()}",
     }
+
+
+def _widths(arguments: dict[str, Any]) -> str:
+    """Channels per stage of a U-Net, or of the first stage of a network of MONAI."""
+    if "features_per_stage" in arguments:
+        return f"features {'-'.join(map(str, arguments['features_per_stage']))}"
+    return f"features {arguments.get('init_filters', arguments.get('feature_size'))}"

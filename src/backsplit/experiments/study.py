@@ -30,7 +30,7 @@ from backsplit.nnunet.arms import check_parity
 from backsplit.nnunet.dataset import scheme_of
 from backsplit.nnunet.folders import Folders
 from backsplit.nnunet.prediction import read_plans, read_predictions
-from backsplit.nnunet.training import model_folder
+from backsplit.nnunet.training import find_model
 from backsplit.progress import track
 from backsplit.volume import read_labels
 
@@ -54,10 +54,10 @@ def prepared_dataset(workspace: Workspace) -> tuple[str, Path]:
 
 def model_of(folders: Folders, workspace: Workspace, name: str) -> Path:
     """The folder of a model: the name is an arm of the workspace, or the folder itself."""
-    if Path(name).is_dir():
+    if (Path(name) / "plans.json").exists():
         return Path(name)
     dataset, _ = prepared_dataset(workspace)
-    return model_folder(folders, dataset, name)
+    return find_model(folders, dataset, name)
 
 
 def held_out_cases(folders: Folders, workspace: Workspace, fold: int) -> tuple[tuple[Case, ...], Path]:

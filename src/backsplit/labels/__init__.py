@@ -4,6 +4,7 @@ from backsplit.labels.coarsening import Coarsening, identity, into_background, t
 from backsplit.labels.overlay import Overlay, overlay
 from backsplit.labels.partial import coarsening_of_case
 from backsplit.labels.scheme import BACKGROUND, LabelScheme
+from backsplit.labels.sides import merge_sides, without_side
 
 __all__ = [
     "BACKGROUND",
@@ -13,6 +14,8 @@ __all__ = [
     "coarsening_of_case",
     "identity",
     "into_background",
+    "merge_sides",
     "overlay",
     "to_target",
+    "without_side",
 ]

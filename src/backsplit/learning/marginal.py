@@ -176,7 +176,10 @@ def _lanes(shape: tuple[int, int], num_rows: int, device: torch.device) -> Int64
 
 
 def _gradient(
-    group: VoxelGroup, kept: tuple[Tensor, Tensor, Tensor], of: _Derivatives, gradient: Float[Tensor, "sample class voxel"]
+    group: VoxelGroup,
+    kept: tuple[Tensor, Tensor, Tensor],
+    of: _Derivatives,
+    gradient: Float[Tensor, "sample class voxel"],
 ) -> None:
     """Fill `gradient`; the formula of the module."""
     (log_rest, log_all, probability), num_rest = kept, group.classes.num_rest

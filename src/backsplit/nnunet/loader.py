@@ -1,7 +1,7 @@
-"""Batches of an arm: its coarsening as a look-up table, its patches around the target, each batch drawn by number."""
+"""Batches of an arm: its coarsening as a look-up table, its patches around the target, each sample drawn by number."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,11 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from backsplit.labels import Coarsening
+from backsplit.nnunet.annotation import Annotation
 from backsplit.nnunet.arms import ArmSettings
 
 OUTSIDE = -1  # nnU-Net's label of voxels beyond the image or the body
 
 Batch = dict[str, Any]
+"""`data`: float32 `(sample, channel, *spatial)`; `target`: coarse labels, one tensor `(sample, 1, *spatial)` per scale;
+`annotated`: bool `(sample, class)`, which classes the sample tells from background."""
 
 
 class CoarsenLabels(SegOnlyTransform):
@@ -47,17 +50,23 @@ def pipeline(coarsening: Coarsening, stock: ComposeTransforms) -> ComposeTransfo
 
 
 class ArmLoader(nnUNetDataLoader):
-    """nnU-Net's patch sampler, whose forced-foreground patches are centred on the classes that the arm asks for."""
+    """nnU-Net's patch sampler for one sample at a time, whose forced patches are centred on what the arm asks for."""
 
     def __init__(self, *args: Any, settings: ArmSettings, **kwargs: Any) -> None:  # noqa: ANN401  nnU-Net's own
         super().__init__(*args, **kwargs)
         num_targets = settings.scheme.num_targets
         parent = settings.coarsening.parent
+        self.indices = sorted(self.indices)  # nnU-Net lists a folder, whose order is the file system's
         self.centred_on = {
             fine
             for fine in range(1, len(parent))
             if parent[fine] and (settings.sampling == "any" or fine <= num_targets)
         }
+
+    def sample(self, *, is_forced: bool) -> Batch:
+        """A batch of one; forced patches contain a class that the arm asks for, if the case has it."""
+        self.get_do_oversample = lambda _: is_forced
+        return self.generate_train_batch()
 
     def get_bbox(self, data_shape: Any, force_fg: bool, class_locations: dict, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401, FBT001  nnU-Net's own
         """Lower and upper corner of a patch; see nnU-Net."""
@@ -65,26 +74,73 @@ class ArmLoader(nnUNetDataLoader):
         return super().get_bbox(data_shape, force_fg, eligible, *args, **kwargs)
 
 
-class NumberedBatches(Dataset):
-    """Batch `i` depends on seed and `i` alone.
+class Stream(NamedTuple):
+    """Which numbered samples a process draws."""
 
-    So a resumed training sees what an undisturbed one would have seen, whatever the number of workers, and all arms
-    of a comparison see the same patches under the same augmentation.
+    seed: int
+    number: int
+    """Training and validation draw from streams of their own."""
+    batch_size: int
+    """Samples per batch over all processes."""
+    oversample: float
+    """Share of a batch, at its end, whose patches are forced; rounded as in nnU-Net."""
+    rank: int = 0
+    num_ranks: int = 1
+    """Processes that share a batch; the size is a multiple of it."""
+
+    @property
+    def samples(self) -> range:
+        """Numbers, within a batch, of the samples of this process."""
+        share = self.batch_size // self.num_ranks
+        return range(self.rank * share, (self.rank + 1) * share)
+
+    def is_forced(self, sample: int) -> bool:
+        """Whether the patch of a sample is forced."""
+        return sample >= round(self.batch_size * (1 - self.oversample))
+
+
+class NumberedBatches(Dataset):
+    """Sample `j` of batch `i` depends on the seed, `i` and `j` alone.
+
+    So a resumed training sees what an undisturbed one would have seen, whatever the number of workers or of processes
+    that share a batch, and all arms of a comparison see the same patches under the same augmentation.
     """
 
-    def __init__(self, loader: nnUNetDataLoader, *, seed: int, stream: int) -> None:
+    def __init__(self, loader: ArmLoader, stream: Stream, settings: ArmSettings, annotation: Annotation) -> None:
         self.loader = loader
-        self.seed = seed
         self.stream = stream
+        self.is_naive = settings.arm.missing == "naive"
+        self.everything = torch.tensor(settings.told_apart(None))
+        self.told_apart = {name: torch.tensor(settings.told_apart(kept)) for name, kept in annotation.items()}
 
     def __getitem__(self, index: int) -> Batch:
-        state = np.random.SeedSequence((self.seed, self.stream, index)).generate_state(2)
+        return _collate([self._sample(index, number) for number in self.stream.samples])
+
+    def _sample(self, index: int, number: int) -> Batch:
+        state = np.random.SeedSequence((self.stream.seed, self.stream.number, index, number)).generate_state(2)
         np.random.seed(state[0])  # noqa: NPY002  the generator that nnU-Net's transforms draw from
         torch.manual_seed(int(state[1]))
-        batch = self.loader.generate_train_batch()
-        return {"data": batch["data"], "target": batch["target"]}
+        batch = self.loader.sample(is_forced=self.stream.is_forced(number))
+        target = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+        told = self.told_apart.get(str(batch["keys"][0]), self.everything)
+        if self.is_naive:
+            target, told = [_missing_to_background(scale, told) for scale in target], torch.ones_like(told)
+        return {"data": batch["data"], "target": target, "annotated": told[None]}
 
     def batches(self, start: int, *, num_workers: int, pin_memory: bool) -> Iterator[Batch]:
         """Batches from number `start` on, without end, prepared ahead by worker processes if there are any."""
         numbers = range(start, 2**31)
         return iter(DataLoader(self, batch_size=None, sampler=numbers, num_workers=num_workers, pin_memory=pin_memory))
+
+
+def _missing_to_background(labels: Tensor, told_apart: Tensor) -> Tensor:
+    table = torch.arange(len(told_apart), dtype=labels.dtype) * told_apart
+    return table[labels.long()]
+
+
+def _collate(samples: Sequence[Batch]) -> Batch:
+    return {
+        "data": torch.cat([sample["data"] for sample in samples]),
+        "target": [torch.cat(scale) for scale in zip(*(sample["target"] for sample in samples), strict=True)],
+        "annotated": torch.cat([sample["annotated"] for sample in samples]),
+    }

@@ -1,6 +1,8 @@
 """One plan for all arms: nnU-Net's fingerprint and planner on the fine labels, with the sizes a user may override."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
@@ -9,6 +11,15 @@ from backsplit.errors import ConfigurationError
 from backsplit.nnunet.arms import SHARED_PLANS, Plans
 from backsplit.nnunet.networks import CONFIGURATION, SLICES, slices_of
 from backsplit.nnunet.topology import Configuration, check_sizes, fit_unet
+
+OF_THE_IMAGES = (
+    "transpose_forward",
+    "transpose_backward",
+    "foreground_intensity_properties_per_channel",
+    "original_median_spacing_after_transp",
+    "original_median_shape_after_transp",
+)
+"""What plans say about all configurations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +31,8 @@ class PlanSettings:
     batch_size: int | None = None
     features: tuple[int, ...] | None = None
     """Channels per stage of the U-Net, highest resolution first."""
+    like: Path | None = None
+    """Model folder of nnU-Net's layout whose plan is taken instead of planning: to go on from its weights."""
 
     def __post_init__(self) -> None:
         check_sizes(self.patch_size, self.batch_size, self.features)
@@ -42,9 +55,39 @@ def plan(name: str, settings: PlanSettings, *, num_processes: int) -> Plans:
     plans = planner.plan_experiment()
     if CONFIGURATION not in plans["configurations"]:
         raise ConfigurationError(f"{name}: the images are 2D; only volumes can be planned")
+    if settings.like is not None:
+        plans = _adopt(plans, settings.like)
     chosen = override(plans["configurations"][CONFIGURATION], settings)
     sliced = slices_of(chosen, plans["configurations"][SLICES])
     return {**plans, "configurations": {CONFIGURATION: chosen, SLICES: sliced}}
+
+
+def _adopt(plans: Plans, model: Path) -> Plans:
+    """The plans with spacing, intensities, patch and network of a trained model.
+
+    Raises:
+        ConfigurationError: the folder holds no plans of a single 3D configuration, or of other channels.
+    """
+    folder_configuration = model.resolve().name.rpartition("__")[2]
+    try:
+        theirs = json.loads((model / "plans.json").read_text(encoding="utf-8"))
+        chosen = theirs["configurations"][folder_configuration]
+        volumes = chosen | {"data_identifier": plans["configurations"][CONFIGURATION]["data_identifier"]}
+        taken = {key: theirs[key] for key in OF_THE_IMAGES}
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigurationError(
+            f"--like {model}: no model folder of nnU-Net, such as nnUNetTrainer__nnUNetPlans__3d_fullres ({error!r})"
+        ) from error
+    if len(volumes["patch_size"]) != 3 or len(volumes["normalization_schemes"]) != _num_channels(plans):
+        raise ConfigurationError(
+            f"--like {model}: a model of {len(volumes['patch_size'])}D patches and "
+            f"{len(volumes['normalization_schemes'])} channels; expected 3D and {_num_channels(plans)}"
+        )
+    return {**plans, **taken, "configurations": {**plans["configurations"], CONFIGURATION: volumes}}
+
+
+def _num_channels(plans: Plans) -> int:
+    return len(plans["configurations"][CONFIGURATION]["normalization_schemes"])
 
 
 def override(configuration: Configuration, settings: PlanSettings) -> Configuration:

@@ -5,19 +5,20 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from torch import Tensor
 
 from backsplit.arrays import LabelMap
 from backsplit.cases import Case
-from backsplit.errors import CohortError, ModelError
+from backsplit.errors import CohortError, ConfigurationError, ModelError
 from backsplit.files import write_json
-from backsplit.labels import to_target
+from backsplit.labels import BACKGROUND, Coarsening, to_target
 from backsplit.nnunet.arms import BLOCK, ArmSettings, Plans
 from backsplit.nnunet.folders import output_to
 from backsplit.nnunet.training import FINAL
@@ -36,8 +37,15 @@ class PredictionSettings:
     """Average over mirrored inputs along the axes that the training mirrored; 8 times the work in 3D."""
     all_classes: bool = False
     """Write the arm's own classes instead of the targets alone."""
-    rule: str = "argmax"
-    """Merge after argmax, as the paper and nnU-Net do."""
+    rule: Literal["argmax", "pooled"] = "argmax"
+    """Merge classes after argmax, as the paper and nnU-Net do, or add up the probabilities of all but the targets
+    before it."""
+    checkpoint: str = FINAL
+    """File of each fold."""
+
+    def __post_init__(self) -> None:
+        if self.all_classes and self.rule == "pooled":
+            raise ConfigurationError("--all-classes shows what argmax chooses; --rule pooled merges before that")
 
 
 def read_plans(model: Path) -> Plans:
@@ -92,23 +100,26 @@ class Predictor:
         files = [output / f"{case.name}.nii.gz" for case in cases]
         waiting = [(case, file) for case, file in zip(cases, files, strict=True) if not file.exists()]
         if not waiting:
-            logger.info("%s: all %d cases are already predicted", arm.arm, len(cases))
+            logger.info("%s: all %d cases are already predicted", arm.name, len(cases))
             return files
         log = self.model / "prediction.log"
         with output_to(log):
             network = _load(self.model, self.folds, self.settings, self.device)
-        keep = to_target(num_targets=arm.scheme.num_targets, num_fine=arm.coarsening.num_coarse)
-        for case, file in track(waiting, f"{arm.arm}: predicted"):
+        keep = to_target(num_targets=arm.scheme.num_targets, num_fine=arm.num_classes)
+        if self.settings.rule == "pooled":
+            _pool(network, keep)
+        for case, file in track(waiting, f"{arm.name}: predicted"):
             with output_to(log):
                 labels = _predict_case(network, case)
-            chosen = labels if self.settings.all_classes else keep.of_labels(labels)
+            is_final = self.settings.all_classes or self.settings.rule == "pooled"
+            chosen = labels if is_final else keep.of_labels(labels)
             write_volume(Volume(chosen, read_grid(case.images[0])), file)
         return files
 
     def _claim(self, output: Path, cases: Sequence[Case], *, cohort: str) -> None:
         """Write down how the predictions of a folder are made, or refuse if they are made otherwise."""
         trained = {str(fold): self._training_of(fold) for fold in self.folds}
-        how: dict[str, Any] = {"version": 1, "arm": self.arm.arm, "model": str(self.model.resolve()), "cohort": cohort}
+        how: dict[str, Any] = {"version": 1, "arm": self.arm.name, "model": str(self.model.resolve()), "cohort": cohort}
         how |= asdict(self.settings)
         folds = "+".join(trained)
         path = output / MANIFEST_NAME
@@ -129,9 +140,11 @@ class Predictor:
         write_json({**how, "trained": {**old["trained"], **trained}, "cases": made}, path)
 
     def _training_of(self, fold: int) -> str:
-        checkpoint = self.model / f"fold_{fold}" / FINAL
+        checkpoint = self.model / f"fold_{fold}" / self.settings.checkpoint
         if not checkpoint.exists():
-            raise ModelError(f"fold {fold} of {self.model.name} is not trained to the end; run `backsplit train` first")
+            raise ModelError(
+                f"fold {fold} of {self.model.name} has no {self.settings.checkpoint}; train it to the end first"
+            )
         stat = checkpoint.stat()
         return f"{stat.st_size} bytes, {stat.st_mtime_ns}"
 
@@ -156,10 +169,22 @@ def read_predictions(folder: Path) -> dict[str, Any]:
 
 def _load(model: Path, folds: tuple[int, ...], settings: PredictionSettings, device: torch.device) -> nnUNetPredictor:
     predictor = nnUNetPredictor(use_mirroring=settings.mirroring, device=device, allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(model), folds, FINAL)
+    predictor.initialize_from_trained_model_folder(str(model), folds, settings.checkpoint)
     if device.type == "cpu":
         _run_tiles_in_pairs(predictor.network)
     return predictor
+
+
+def _pool(predictor: nnUNetPredictor, coarsening: Coarsening) -> None:
+    """Merge classes by the sum of their probabilities as soon as the network has put them out, in its own precision."""
+
+    def pool(_: torch.nn.Module, __: Any, logits: Tensor) -> Tensor:  # noqa: ANN401  a hook's inputs
+        return torch.stack([logits[:, list(block)].logsumexp(1) for block in coarsening.blocks], dim=1)
+
+    predictor.network.register_forward_hook(pool)
+    names = [BACKGROUND, *(str(index) for index in range(1, coarsening.num_coarse))]
+    labels = {"labels": {name: index for index, name in enumerate(names)}}
+    predictor.label_manager = predictor.plans_manager.get_label_manager({**predictor.dataset_json, **labels})
 
 
 def _run_tiles_in_pairs(network: torch.nn.Module) -> None:
@@ -173,7 +198,7 @@ def _run_tiles_in_pairs(network: torch.nn.Module) -> None:
 
 
 def _predict_case(predictor: nnUNetPredictor, case: Case) -> LabelMap:
-    """The arm's own classes on the grid of the image, `[x, y, z]`."""
+    """What the network tells apart, on the grid of the image, `[x, y, z]`."""
     num_channels = len(predictor.dataset_json["channel_names"])
     if len(case.images) != num_channels:
         raise CohortError(f"{case.name}: {len(case.images)} images, the model takes {num_channels} channels")

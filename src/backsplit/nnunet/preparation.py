@@ -7,13 +7,14 @@ import multiprocessing
 import os
 import shutil
 import threading
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -27,11 +28,12 @@ from backsplit.nnunet.arms import BLOCK, SHARED_PLANS, Plans
 from backsplit.nnunet.dataset import describe, export, scheme_of
 from backsplit.nnunet.folders import Folders, output_to
 from backsplit.nnunet.plans import CONFIGURATION, PlanSettings, plan
-from backsplit.nnunet.splits import make_splits
+from backsplit.nnunet.splits import Splits, make_splits, read_splits
 from backsplit.progress import track
 from backsplit.volume import read_labels, read_volume
 
 logger = logging.getLogger(__name__)
+PATIENT_LEFT = 0  # axis of the patient in SimpleITK's system: left, posterior, superior
 CASE_SUFFIXES = (".b2nd", "_seg.b2nd", ".pkl")  # nnU-Net's files of one case; the last one marks it as done
 
 
@@ -53,8 +55,24 @@ def marker_path(folders: Folders, dataset: str) -> Path:
     return folders.preprocessed / dataset / "prepared.json"
 
 
+@dataclass(frozen=True, slots=True)
+class Folds:
+    """How cases are split."""
+
+    number: int = 5
+    """Of the cross-validation; cases of one patient stay together."""
+    official: Path | None = None
+    """A `splits_final.json` in nnU-Net's form, taken as it is instead of drawing folds."""
+
+    def make(self, cohort: Cohort, has_target: dict[str, bool]) -> Splits:
+        """The folds of a cohort; see `splits`."""
+        if self.official is None:
+            return make_splits(cohort.cases, has_target, num_folds=self.number)
+        return read_splits(self.official, cohort.cases, has_target)
+
+
 def prepare(
-    cohort: Cohort, folders: Folders, settings: PlanSettings, *, num_folds: int, dataset_id: int, num_processes: int
+    cohort: Cohort, folders: Folders, settings: PlanSettings, *, folds: Folds, dataset_id: int, num_processes: int
 ) -> Preparation:
     """Bring a composed cohort to where every arm can be trained on it.
 
@@ -67,18 +85,24 @@ def prepare(
     folders = folders.activate()
     scheme = scheme_of(cohort)
     dataset = export(cohort, folders, dataset_id=dataset_id)
-    address = _address(cohort, settings, num_folds)
+    address = _address(cohort, settings, folds)
     marker = marker_path(folders, dataset)
     if marker.exists() and (done := Preparation(**json.loads(marker.read_text()))).address == address:
         logger.info("%s is already prepared", dataset)
         return done
     marker.unlink(missing_ok=True)
-    has_target = _check_cases(cohort, scheme, num_processes)
-    splits = make_splits(cohort.cases, has_target, num_folds=num_folds)
+    checked = _check_cases(cohort, scheme, num_processes)
+    splits = folds.make(cohort, {name: check.has_target for name, check in checked.items()})
     home = folders.preprocessed / dataset
     with output_to(home / "preparation.log"):
         plans = plan(dataset, settings, num_processes=num_processes)
-    plans[BLOCK] = {"data": address, "splits": _digest(splits), "num_targets": scheme.num_targets}
+    plans[BLOCK] = {
+        "data": address,
+        "splits": _digest(splits),
+        "num_targets": scheme.num_targets,
+        "annotated": {case.name: list(case.annotated) for case in cohort.cases if case.annotated is not None},
+        "left_right_axis": _left_right_axis(checked.values(), plans["transpose_forward"]),
+    }
     write_json(splits, home / "splits_final.json")
     _preprocess(cohort, plans, home, address, num_processes)
     write_json(plans, home / f"{SHARED_PLANS}.json")
@@ -93,25 +117,43 @@ def _digest(content: Any) -> str:  # noqa: ANN401  any JSON
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _address(cohort: Cohort, settings: PlanSettings, num_folds: int) -> str:
+def _address(cohort: Cohort, settings: PlanSettings, folds: Folds) -> str:
     """Label files by content, because `compose` may rewrite them; images by size and time, because they are large."""
+    official = folds.official and hashlib.sha256(folds.official.read_bytes()).hexdigest()
     files = [
-        [case.name, case.group, hashlib.sha256(case.labels.read_bytes()).hexdigest() if case.labels else ""]
+        [
+            case.name,
+            case.group,
+            case.annotated,
+            hashlib.sha256(case.labels.read_bytes()).hexdigest() if case.labels else "",
+        ]
         + [f"{image}:{image.stat().st_size}:{image.stat().st_mtime_ns}" for image in case.images]
         for case in sorted(cohort.cases, key=lambda case: case.name)
     ]
     names = scheme_of(cohort).names
-    return _digest([files, names, cohort.channels, asdict(settings), num_folds, version("nnunetv2")])
+    return _digest([files, names, cohort.channels, asdict(settings), folds.number, official, version("nnunetv2")])
 
 
-def _check_cases(cohort: Cohort, scheme: LabelScheme, num_processes: int) -> dict[str, bool]:
+class _Check(NamedTuple):
+    has_target: bool
+    left_right_axis: int
+    """Of the image's array, `[x, y, z]`: the one along which the patient's left and right lie apart."""
+
+
+def _check_cases(cohort: Cohort, scheme: LabelScheme, num_processes: int) -> dict[str, _Check]:
     with ThreadPoolExecutor(num_processes) as pool:
         results = pool.map(lambda case: _check_case(case, scheme), cohort.cases)
         return {case.name: next(results) for case in track(cohort.cases, "checked")}
 
 
-def _check_case(case: Case, scheme: LabelScheme) -> bool:
-    """Whether a target is in the case's labels.
+def _left_right_axis(checks: Iterable[_Check], transpose_forward: Sequence[int]) -> int | None:
+    """The axis of nnU-Net's preprocessed arrays, which are `[z, y, x]` before its transpose; None if cases disagree."""
+    axes = {2 - check.left_right_axis for check in checks}
+    return list(transpose_forward).index(axes.pop()) if len(axes) == 1 else None
+
+
+def _check_case(case: Case, scheme: LabelScheme) -> _Check:
+    """Whether a target is in the case's labels, and how the patient lies in the image.
 
     Raises:
         BackSplitError: image and labels do not fit each other or the scheme, or a voxel is not a number.
@@ -132,7 +174,8 @@ def _check_case(case: Case, scheme: LabelScheme) -> bool:
         raise LabelError(
             f"{case.name}: label values {extra} are not in the scheme (0 to {scheme.num_classes - 1}); compose again"
         )
-    return bool(((values >= 1) & (values <= scheme.num_targets)).any())
+    has_target = bool(((values >= 1) & (values <= scheme.num_targets)).any())
+    return _Check(has_target, labels.grid.axis_along(PATIENT_LEFT))
 
 
 def _preprocess(cohort: Cohort, plans: Plans, home: Path, address: str, num_processes: int) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -12,9 +13,11 @@ from backsplit.errors import ConfigurationError, ModelError
 from backsplit.labels import LabelScheme
 from backsplit.nnunet.arms import BLOCK, SHARED_PLANS, ArmSettings, Plans, dataset_json_of_arm, flat, plans_of_arm
 from backsplit.nnunet.folders import Folders, output_to
-from backsplit.nnunet.plans import CONFIGURATION
+from backsplit.nnunet.networks import CONFIGURATION_OF
 from backsplit.nnunet.preparation import marker_path
-from backsplit.nnunet.trainer import BackSplitTrainer
+from backsplit.nnunet.processes import run_on
+from backsplit.nnunet.start import load_start
+from backsplit.nnunet.trainer import BackSplitTrainer, RunSettings
 
 logger = logging.getLogger(__name__)
 FINAL, LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
@@ -51,43 +54,95 @@ def open_prepared(folders: Folders, dataset: str) -> Prepared:
     return Prepared(dataset, read[SHARED_PLANS], read["dataset"], len(read["splits_final"]))
 
 
-def model_folder(folders: Folders, dataset: str, arm: str) -> Path:
-    """Where the folds of an arm lie, in nnU-Net's layout."""
-    return folders.results / dataset / f"{BackSplitTrainer.__name__}__{arm}__{CONFIGURATION}"
+def model_folder(folders: Folders, dataset: str, settings: ArmSettings) -> Path:
+    """Where the folds of a training lie, in nnU-Net's layout."""
+    name = f"{BackSplitTrainer.__name__}__{settings.name}__{CONFIGURATION_OF[settings.network]}"
+    return folders.results / dataset / name
+
+
+def find_model(folders: Folders, dataset: str, name: str) -> Path:
+    """The model folder of the training of this name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    found = sorted((folders.results / dataset).glob(f"{BackSplitTrainer.__name__}__{name}__*"))
+    if not found:
+        trained = [folder.name.split("__")[1] for folder in sorted((folders.results / dataset).glob("*__*__*"))]
+        raise ModelError(
+            f"no arm {name!r} is trained in {folders.results / dataset}; it has {', '.join(trained) or 'none'}"
+        )
+    return found[0]
 
 
 def train(
-    prepared: Prepared, settings: ArmSettings, folders: Folders, *, fold: int, device: torch.device, num_workers: int
+    prepared: Prepared,
+    settings: ArmSettings,
+    folders: Folders,
+    *,
+    fold: int,
+    run: RunSettings,
 ) -> Path:
     """Train to the end of the budget; return the final checkpoint.
 
     A finished training is left alone, an interrupted one resumes at its last whole epoch and, on the same machine and
     number of threads, ends in the same weights as one that was never interrupted.
 
+    Args:
+        prepared: data to train on.
+        settings: the arm.
+        folders: nnU-Net's roots.
+        fold: whose validation cases are left out.
+        run: devices, workers, precision, checkpoints to keep.
+
     Raises:
-        ConfigurationError: no such fold.
-        ModelError: a training of this arm and fold exists with other settings.
+        ConfigurationError: no such fold, a patch that the network cannot take, or a batch that cannot be shared.
+        ModelError: a training of this arm and fold exists with other settings, or the start does not fit.
     """
     folders = folders.activate()
     if not 0 <= fold < prepared.num_folds:
         raise ConfigurationError(f"fold {fold} does not exist; {prepared.name} has folds 0 to {prepared.num_folds - 1}")
-    home = model_folder(folders, prepared.name, settings.arm)
+    home = model_folder(folders, prepared.name, settings)
     plans = plans_of_arm(prepared.plans, settings)
-    _refuse_other_settings(home, plans)
-    final, latest = (home / f"fold_{fold}" / name for name in (FINAL, LATEST))
-    if final.exists():
-        logger.info("%s, fold %d is already trained", settings.arm, fold)
-        return final
-    with output_to(home / f"fold_{fold}" / "nnunet.log"):
-        trainer = BackSplitTrainer(
-            plans, CONFIGURATION, fold, dataset_json_of_arm(prepared.dataset_json, settings), device
+    ((configuration, chosen),) = plans["configurations"].items()
+    if chosen["batch_size"] % run.num_processes:
+        raise ConfigurationError(
+            f"a batch of {chosen['batch_size']} cannot be shared by {run.num_processes} processes; use --batch-size "
+            f"with a multiple of {run.num_processes}"
         )
-        trainer.num_workers = num_workers
+    _refuse_other_settings(home, plans)
+    final = home / f"fold_{fold}" / FINAL
+    if final.exists():
+        logger.info("%s, fold %d is already trained", settings.name, fold)
+        return final
+    job = _Job(plans, configuration, fold, dataset_json_of_arm(prepared.dataset_json, settings), run, home)
+    run_on(run.num_processes, _train, job, device=run.device)
+    return final
+
+
+class _Job(NamedTuple):
+    """What each process of a training is told."""
+
+    plans: Plans
+    configuration: str
+    fold: int
+    dataset_json: dict
+    run: RunSettings
+    home: Path
+
+
+def _train(job: _Job, device: torch.device) -> None:
+    latest = job.home / f"fold_{job.fold}" / LATEST
+    with output_to(job.home / f"fold_{job.fold}" / "nnunet.log"):
+        trainer = BackSplitTrainer(job.plans, job.configuration, job.fold, job.dataset_json, device)
+        trainer.run_settings = job.run
         if latest.exists():
             trainer.load_checkpoint(str(latest))
-            logger.info("%s, fold %d resumes after epoch %d", settings.arm, fold, trainer.current_epoch)
+            logger.info("%s, fold %d resumes after epoch %d", trainer.settings.name, job.fold, trainer.current_epoch)
+        elif trainer.settings.start is not None:
+            trainer.initialize()
+            load_start(trainer.settings, trainer.bare_network, latest.parent)
         trainer.run_training()
-    return final
 
 
 def _refuse_other_settings(home: Path, plans: Plans) -> None:

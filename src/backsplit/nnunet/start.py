@@ -1,0 +1,185 @@
+"""Start a training from trained weights: the backbone as it is, auxiliaries with a share of the background's output."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy._core.multiarray as numpy_scalars
+import torch
+from torch import Tensor, nn
+
+from backsplit.errors import ModelError
+from backsplit.files import write_json
+from backsplit.nnunet.arms import ArmSettings, Plans, flat
+
+RECORD_NAME = "start.json"
+PREPROCESSING = (
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+)
+SHARED = ("transpose_forward", "foreground_intensity_properties_per_channel")
+NUMPY_SCALARS = [
+    numpy_scalars.scalar,
+    np.dtype,
+    np.dtypes.Float32DType,
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+]
+
+Weights = Mapping[str, Tensor]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint of nnU-Net's layout, without running code that a stranger put into it.
+
+    Raises:
+        ModelError: there is none, or it holds something other than tensors and plain values.
+    """
+    if not path.exists():
+        raise ModelError(f"no checkpoint {path}; train the model, or name another fold or checkpoint")
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ModelError(
+            f"{path} is not a checkpoint of nnU-Net that is safe to load ({type(error).__name__})"
+        ) from error
+    if "network_weights" not in content:
+        raise ModelError(f"{path} has no network_weights; give a checkpoint of nnU-Net v2")
+    return content
+
+
+def load_start(settings: ArmSettings, network: nn.Module, fold_folder: Path) -> None:
+    """Put the weights that the settings name into a network of the arm's classes, and write down which they were.
+
+    Raises:
+        ModelError: the checkpoint is missing, of other classes or of another architecture.
+    """
+    if settings.start is None:
+        return
+    model = Path(settings.start.model)
+    path = model / fold_folder.name / settings.start.checkpoint
+    trained = without_wrappers(read_checkpoint(path)["network_weights"])
+    network.load_state_dict(grow(trained, network.state_dict(), origin=path, rows=rows_of(settings, classes_of(model))))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_json({"checkpoint": str(path), "sha256": digest}, fold_folder / RECORD_NAME)
+
+
+def classes_of(model: Path) -> tuple[str, ...]:
+    """Class names of a model of nnU-Net's layout, by index.
+
+    Raises:
+        ModelError: no such model, or one that was trained on regions.
+    """
+    path = model / "dataset.json"
+    if not path.exists():
+        raise ModelError(f"{model} holds no trained model (no dataset.json)")
+    labels = json.loads(path.read_text())["labels"]
+    if not all(isinstance(value, int) for value in labels.values()):
+        raise ModelError(f"{model} was trained on regions; fine-tuning needs one class per voxel")
+    return tuple(sorted(labels, key=labels.__getitem__))
+
+
+def rows_of(settings: ArmSettings, classes: Sequence[str]) -> tuple[int, ...]:
+    """For each output of the arm, the output of the trained model that it starts from; auxiliaries: background.
+
+    Raises:
+        ModelError: the model was not trained on the targets alone.
+    """
+    targets = settings.scheme.targets
+    if set(classes[1:]) != set(targets):
+        raise ModelError(
+            f"the model to start from tells apart {', '.join(classes[1:])}, the targets here are {', '.join(targets)}; "
+            "start from a model that was trained on these targets alone"
+        )
+    return (0, *(classes.index(name) for name in targets), *[0] * (settings.num_classes - 1 - len(targets)))
+
+
+def grow(trained: Weights, fresh: Weights, *, origin: Path, rows: Sequence[int]) -> dict[str, Tensor]:
+    r"""Weights of a network with more outputs, whose pooled target posterior is that of the trained one.
+
+    Every output of the block that was background gets its row, and $\log n$ less bias, $n$ the size of the block:
+    $\log \sum_{k=1}^{n} \exp(b - \log n) = b$. All other weights are copied.
+
+    Args:
+        trained: state of the trained network.
+        fresh: state of the network to fill; tells which parameters are outputs: those whose first axis has
+            `len(rows)` entries instead of `max(rows) + 1`.
+        origin: file of `trained`, for the error.
+        rows: trained output per new output, 0 for background and auxiliaries.
+
+    Raises:
+        ModelError: a parameter that one of the two lacks, or of another shape.
+    """
+    num_old, index = max(rows) + 1, torch.tensor(rows)
+    grown = {}
+    for name, new in fresh.items():
+        old = trained.get(name)
+        is_output = old is not None and old.shape == (num_old, *new.shape[1:]) and new.shape[:1] == (len(rows),)
+        if old is None or not (is_output or old.shape == new.shape):
+            came = "none" if old is None else "x".join(map(str, old.shape))
+            raise ModelError(
+                f"{origin} is of another architecture: {name} has shape {came}, expected "
+                f"{'x'.join(map(str, new.shape))}; prepare with --like and the model's folder"
+            )
+        grown[name] = old[index] if is_output else old.clone()
+        if is_output and new.ndim == 1:
+            grown[name] -= math.log(rows.count(0)) * (index == 0)
+    extra = sorted(set(trained) - set(fresh))
+    if extra:
+        raise ModelError(f"{origin} is of another architecture: it also has {extra[0]}; prepare with --like its folder")
+    return grown
+
+
+def without_wrappers(weights: Weights) -> dict[str, Tensor]:
+    """Names without what compilation (`_orig_mod.`) and data parallelism (`module.`) put before them."""
+    return {name.removeprefix("module.").removeprefix("_orig_mod."): value for name, value in weights.items()}
+
+
+def check_start(settings: ArmSettings, shared: Plans, *, fold: int) -> None:
+    """Refuse a start that does not fit, before anything is built.
+
+    Raises:
+        ModelError: no such model or checkpoint, other targets, or images that were prepared in another way.
+    """
+    if settings.start is None:
+        return
+    model = Path(settings.start.model)
+    rows_of(settings, classes_of(model))
+    _check_preprocessing(plans_of(model), shared)
+    read_checkpoint(model / f"fold_{fold}" / settings.start.checkpoint)
+
+
+def _check_preprocessing(start: Plans, ours: Plans) -> None:
+    theirs, here = (dict(flat(_preprocessing(plans))) for plans in (start, ours))
+    changed = [key for key in here if theirs.get(key) != here[key]]
+    if changed:
+        raise ModelError(
+            f"the model to start from was trained on images prepared in another way ({', '.join(changed[:4])}); "
+            "prepare with --like and the model's folder, in a workspace of its own"
+        )
+
+
+def _preprocessing(plans: Plans) -> dict[str, Any]:
+    configurations = [each for each in plans["configurations"].values() if "spacing" in each]
+    (chosen,) = [each for each in configurations if len(each["spacing"]) == 3][-1:]
+    return {**{key: plans[key] for key in SHARED}, **{key: chosen[key] for key in PREPROCESSING}}
+
+
+def plans_of(model: Path) -> Plans:
+    """Plans of a model folder, ours or of stock nnU-Net.
+
+    Raises:
+        ModelError: there are none.
+    """
+    path = model / "plans.json"
+    if not path.exists():
+        raise ModelError(f"{model} holds no trained model (no plans.json)")
+    return json.loads(path.read_text())
