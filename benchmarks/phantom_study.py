@@ -144,7 +144,7 @@ TEXT = """# The phantom study
 Written by `benchmarks/phantom_study.py`; `backsplit demo` is its seed 0 at 500 iterations.
 
 - Data: the phantom of `backsplit convert phantom`, 64 x 64 x 64 voxels of 5 mm; target: kidney cyst, 10 auxiliaries.
-  Each seed draws {num_train} cases, of which fold 0 trains on 24; all seeds are scored on the same {num_test} other cases.
+  Each seed draws {num_train} cases, fold 0 trains on 24; all seeds are scored on the same {num_test} other cases.
 - Network and optimiser: U-Net 8-16-32-64, patch 40 x 40 x 40, batch 2, AdamW 3e-3, every training from scratch with a
   polynomial decay over its own budget. The trainings of a seed share plan, statistics, patches and augmentation.
 - Machine: two cores with AVX-512 and bfloat16, one thread per training, bf16 autocast.

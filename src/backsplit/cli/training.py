@@ -50,8 +50,8 @@ class Options:
     """Patches per step, instead of the plan's."""
     features: tuple[int, ...] | None = None
     """Channels per stage of a U-Net, or the one number of a MONAI network, instead of the plan's."""
-    deep_supervision: bool | None = None
-    """Outputs at lower resolutions take part in the loss; by default on for U-Nets, which alone have them."""
+    deep_supervision: Literal["auto", "on", "off"] = "auto"
+    """Outputs at lower resolutions take part in the loss; auto: on for U-Nets, which alone have them."""
     optimizer: Literal["paper", "adamw"] | None = None
     """paper: the network's own; adamw: gets somewhere in hundreds of iterations, the default of --budget demo."""
     learning_rate: float | None = None
@@ -105,7 +105,12 @@ class Options:
             sampling=self.sampling,
             sides=self.sides,
             network=self.network,
-            network_settings=NetworkSettings(self.patch_size, self.batch_size, self.features, self.deep_supervision),
+            network_settings=NetworkSettings(
+                self.patch_size,
+                self.batch_size,
+                self.features,
+                {"auto": None, "on": True, "off": False}[self.deep_supervision],
+            ),
             optimisation=optimisation,
             seed=self.seed,
             start=start,
