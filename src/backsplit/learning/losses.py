@@ -126,7 +126,7 @@ class SplitLoss(nn.Module):
         self,
         logits: Sequence[Float[Tensor, "batch class ..."]],
         labels: Sequence[Num[Tensor, "batch 1 ..."]],
-        annotated: Bool[Tensor, "batch class"] | None,
+        annotated: Bool[Tensor, "_ _"] | None,
         scale_weights: Sequence[float],
     ) -> LossParts:
         told_apart = self._told_apart(logits[0], annotated)
@@ -171,7 +171,7 @@ class SplitLoss(nn.Module):
 
 def _weighted(per_output: Float[Tensor, " output"], weights: Sequence[float]) -> Float[Tensor, ""]:
     """Weighted sum; plain numbers, so that a GPU is not waited for."""
-    return sum((weight * value for weight, value in zip(weights, per_output.unbind(), strict=True)), 0.0)
+    return torch.stack([weight * value for weight, value in zip(weights, per_output, strict=True)]).sum()
 
 
 class _SumOverProcesses(torch.autograd.Function):

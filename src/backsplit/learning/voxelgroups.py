@@ -120,6 +120,4 @@ def voxel_groups(
         length = max(1, size // ((samples.stop - samples.start) * max(logits.shape[1], FEWEST_ROWS)))
         for start in range(0, flat_labels.shape[1], length):
             part = (samples, slice(start, start + length))
-            yield VoxelGroup(
-                *part, flat_logits[samples, :, part[1]], flat_labels[part], classes[samples.start], dtype
-            )
+            yield VoxelGroup(*part, flat_logits[samples, :, part[1]], flat_labels[part], classes[samples.start], dtype)
