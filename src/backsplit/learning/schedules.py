@@ -40,7 +40,7 @@ class Schedule:
             raise ConfigurationError(f"unknown schedule {self.shape!r}; choose one of {', '.join(get_args(Shape))}")
         if not (0 <= self.floor <= 1 and 0 < self.floor_from <= 1 and 0 <= self.all_from <= 1):
             raise ConfigurationError(
-                "a schedule's numbers are shares of its base weights and of the training, 0 to 1, and floor_from is above "
+                "a schedule's numbers are shares of its weights and of the training, 0 to 1, and floor_from is above "
                 f"0; got floor {self.floor}, floor_from {self.floor_from}, all_from {self.all_from}"
             )
 
