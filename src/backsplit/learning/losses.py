@@ -24,7 +24,7 @@ from backsplit.learning.voxelgroups import sample_classes
 
 SMOOTH = 1e-5  # added to numerator and denominator of the soft Dice, as in nnU-Net's trainer
 
-Preset = Literal["target-first", "paper"]
+Preset = Literal["target-first", "paper", "curriculum", "annealed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +40,21 @@ class LossWeights:
 
     @classmethod
     def preset(cls, name: Preset, *, num_targets: int, num_classes: int) -> "LossWeights":
-        """The weights of a named loss.
+        """The weights of a named loss at the start of a training; `Schedule.preset` says how they change.
 
         Args:
             name: `paper` is nnU-Net's Dice and cross-entropy on the fine classes, where every foreground class has
                 the same share of the Dice term. `target-first` gives the targets the weight that they have in binary
                 training and 0.3 to the auxiliary part, so that a short training does not spend itself on large organs.
+                `curriculum` has the same weights and brings auxiliaries in one after another. `annealed` begins with
+                1 for all parts and ends with none for the auxiliary ones.
             num_targets: T, 1 or more.
             num_classes: K, background included; K = T + 1 means that there is no auxiliary part.
         """
-        if name == "target-first":
+        if name in {"target-first", "curriculum"}:
             return cls(auxiliary_cross_entropy=0.3, target_dice=1.0, auxiliary_dice=0.3)
+        if name == "annealed":
+            return cls(auxiliary_cross_entropy=1.0, target_dice=1.0, auxiliary_dice=1.0)
         share = num_targets / (num_classes - 1)
         return cls(auxiliary_cross_entropy=1.0, target_dice=share, auxiliary_dice=1 - share)
 
@@ -126,7 +130,7 @@ class SplitLoss(nn.Module):
         self,
         logits: Sequence[Float[Tensor, "batch class ..."]],
         labels: Sequence[Num[Tensor, "batch 1 ..."]],
-        annotated: Bool[Tensor, "batch class"] | None,
+        annotated: Bool[Tensor, "_ _"] | None,
         scale_weights: Sequence[float],
     ) -> LossParts:
         told_apart = self._told_apart(logits[0], annotated)
@@ -171,7 +175,7 @@ class SplitLoss(nn.Module):
 
 def _weighted(per_output: Float[Tensor, " output"], weights: Sequence[float]) -> Float[Tensor, ""]:
     """Weighted sum; plain numbers, so that a GPU is not waited for."""
-    return sum((weight * value for weight, value in zip(weights, per_output.unbind(), strict=True)), 0.0)
+    return torch.stack([weight * value for weight, value in zip(weights, per_output, strict=True)]).sum()
 
 
 class _SumOverProcesses(torch.autograd.Function):

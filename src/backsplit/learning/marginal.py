@@ -85,9 +85,9 @@ class _MarginalSums(torch.autograd.Function):
                 entropies[output] /= labels[output].numel()
         ctx.save_for_backward(*logits, *labels, *kept)
         ctx.classes = classes
-        overlap, predicted, reference = sums[..., 1:].unbind()
+        overlap, predicted, reference = (part[..., 1:].contiguous() for part in sums)
         ctx.mark_non_differentiable(reference)
-        return entropies, overlap.clone(), predicted.clone(), reference
+        return entropies, overlap, predicted, reference
 
     @staticmethod
     @once_differentiable
@@ -97,7 +97,7 @@ class _MarginalSums(torch.autograd.Function):
         logits, labels = ctx.saved_tensors[:num_outputs], ctx.saved_tensors[num_outputs : 2 * num_outputs]
         kept = iter(ctx.saved_tensors[2 * num_outputs :])
         overlap, predicted = pad(overlap, (1, 0)), pad(predicted, (1, 0))
-        gradients = [torch.empty_like(scale) for scale in logits]
+        gradients = [torch.empty_like(scale, memory_format=torch.contiguous_format) for scale in logits]
         with torch.autocast(logits[0].device.type, enabled=False):
             for output, gradient in enumerate(gradients):
                 per_voxel = entropies[output] / labels[output].numel()
