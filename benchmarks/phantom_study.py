@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from backsplit.cli.demo import BATCH_SIZE, FEATURES, NUM_TEST_CASES, NUM_TRAINING_CASES, PATCH_SIZE, TEST_SEED
+from backsplit.cli.demo import (
+    BATCH_SIZE,
+    FEATURES,
+    NUM_TEST_CASES,
+    NUM_TRAINING_CASES,
+    PATCH_SIZE,
+    STEP_SIZE,
+    TEST_SEED,
+)
 from backsplit.cli.main import main
 from backsplit.datasets.phantom import PHANTOM_SCHEME
 from backsplit.experiments.paths import Workspace
@@ -23,11 +31,13 @@ SEEDS = (0, 1, 2)
 ITERATIONS_PER_EPOCH = 50
 BUDGETS = (250, 500, 1000)
 FRACTIONS = (0.1, 0.25, 0.5)
-BUDGET_OF_FRACTIONS, BUDGET_OF_START, BUDGET_OF_FINETUNING = 500, 500, 250
-WEIGHTS = (0.1, 0.3, 1.0)
+BUDGET_OF_FRACTIONS, BUDGET_OF_START, BUDGET_OF_FINETUNING = 250, 500, 250
+WEIGHTS = (0.1, 1.0)  # beside the 0.3 of target-first
 BUDGET_OF_WEIGHTS = 250
 TUNING_SEED, NUM_TUNING_CASES = 2_000_000, 16  # cases that are neither trained on nor reported
 TOLERANCE_MM = 5
+
+TITLES = {f"binary-{BUDGET_OF_WEIGHTS}": "binary", f"backsplit-{BUDGET_OF_WEIGHTS}": "0.3 (target-first)"}
 
 Training = tuple[str, list[object]]
 """Name, and what is typed behind `backsplit`."""
@@ -57,10 +67,11 @@ def finetunings() -> Iterator[Training]:
 
 
 def weights() -> Iterator[Training]:
-    """The auxiliary weight, chosen on cases of its own."""
-    yield "tuning-binary", _train("binary", BUDGET_OF_WEIGHTS)
+    """The auxiliary weight, chosen on cases of its own; the models that the budget curve has are not trained again."""
+    yield f"binary-{BUDGET_OF_WEIGHTS}", _train("binary", BUDGET_OF_WEIGHTS)
+    yield f"backsplit-{BUDGET_OF_WEIGHTS}", _train("backsplit", BUDGET_OF_WEIGHTS)
     for weight in WEIGHTS:
-        yield f"tuning-{weight}", [*_train("backsplit", BUDGET_OF_WEIGHTS), "--auxiliary-weight", weight]
+        yield f"weight-{weight}", [*_train("backsplit", BUDGET_OF_WEIGHTS), "--auxiliary-weight", weight]
 
 
 def _train(arm: str, iterations: int) -> list[object]:
@@ -78,7 +89,7 @@ def run(root: Path, seed: int) -> None:
     sizes = ["--features", *FEATURES, "--patch-size", *PATCH_SIZE, "--batch-size", BATCH_SIZE]
     _backsplit("prepare", composed, "--workspace", workspace.root, *sizes)
     test = _compose(root / "test", NUM_TEST_CASES, TEST_SEED)
-    _score(workspace, [*budgets(), *finetunings(), *fractions()], test, seed)
+    _score(workspace, [*budgets(), *fractions(), *finetunings()], test, seed)
     tuning = _compose(root / "tuning", NUM_TUNING_CASES, TUNING_SEED)
     _score(Workspace(workspace.root / "tuning"), list(weights()), tuning, seed, trained_in=workspace)
 
@@ -90,7 +101,7 @@ def _score(
     for name, typed in trainings:
         _backsplit(*typed, "--name", name, "--workspace", home, "--seed", seed)
         output = workspace.predictions_of(name)
-        _backsplit("predict", name, cohort, output, "--workspace", home, "--no-mirroring")
+        _backsplit("predict", name, cohort, output, "--workspace", home, "--no-mirroring", "--step-size", STEP_SIZE)
     _backsplit("evaluate", "--tolerance-mm", TOLERANCE_MM, "--workspace", workspace.root)
 
 
@@ -184,7 +195,7 @@ def write(root: Path, path: Path) -> None:
         "budgets": table(root, {name: name.replace("-", ", ") for name, _ in budgets()}),
         "fractions": table(root, full),
         "finetunings": table(root, {start: "start", "finetuned": "fine-tuned", "binary-longer": "control"}),
-        "weights": table(root, {name: name.removeprefix("tuning-") for name, _ in weights()}, tuning=True),
+        "weights": table(root, {name: TITLES.get(name, name) for name, _ in weights()}, tuning=True),
     }
     numbers = {
         "num_train": NUM_TRAINING_CASES,

@@ -14,6 +14,7 @@ from backsplit.experiments.paths import Workspace
 NUM_TRAINING_CASES, NUM_TEST_CASES = 30, 24  # fold 0 trains on 24 and watches 6
 TEST_SEED = 1_000_000  # patients that no training sees, whatever the demo's seed
 FEATURES, PATCH_SIZE, BATCH_SIZE = (8, 16, 32, 64), (40, 40, 40), 2
+STEP_SIZE = 0.6  # 8 tiles a case; 0.5 would take 27
 TOLERANCE_MM = 5.0  # one voxel of the phantom
 
 Step = ConvertPhantom | Compose | Prepare | Train | Predict | Evaluate | Compare | Report
@@ -57,7 +58,10 @@ class Demo:
         yield "prepare", Prepare(workspace=root, features=FEATURES, patch_size=PATCH_SIZE, batch_size=BATCH_SIZE)
         for arm in ("binary", "backsplit"):
             yield f"train --arm {arm}", Train(arm=arm, workspace=root, budget="demo", epochs=self.epochs, seed=seed)
-            yield f"predict {arm} {test_cohort}", Predict(arm, test_cohort, workspace=root, mirroring=False)
+            yield (
+                f"predict {arm} {test_cohort}",
+                Predict(arm, test_cohort, workspace=root, mirroring=False, step_size=STEP_SIZE),
+            )
         yield f"evaluate --tolerance-mm {TOLERANCE_MM}", Evaluate(TOLERANCE_MM, workspace=root)
         yield "compare", Compare(workspace=root)
         yield f"report {root}", Report(root)

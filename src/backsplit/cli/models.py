@@ -36,6 +36,8 @@ class Predict:
     """Write all classes of the arm instead of the targets alone."""
     mirroring: bool = True
     """Average over mirrored images; 8 times the work of --no-mirroring."""
+    step_size: float = 0.5
+    """Distance between tiles as a share of the patch; less is slower and smoother."""
     rule: Literal["argmax", "pooled"] = "argmax"
     """argmax: the largest class wins, then classes are merged (the paper's and nnU-Net's); pooled: merged before."""
     checkpoint: str = "checkpoint_final.pth"
@@ -51,7 +53,11 @@ class Predict:
         workspace, folders = Workspace(self.workspace), folders_of(self.workspace)
         model = model_of(folders, workspace, self.model)
         settings = PredictionSettings(
-            mirroring=self.mirroring, all_classes=self.all_classes, rule=self.rule, checkpoint=self.checkpoint
+            mirroring=self.mirroring,
+            step_size=self.step_size,
+            all_classes=self.all_classes,
+            rule=self.rule,
+            checkpoint=self.checkpoint,
         )
         predictor = Predictor(model, self.folds, settings, device_of(self.device))
         output = self.output or workspace.predictions_of(predictor.arm.name)

@@ -120,7 +120,7 @@ def compare(workspace: Workspace, *, baseline: str) -> pd.DataFrame:
     plans = {arm: read_plans(Path(manifest["model"])) for arm, manifest in manifests.items()}
     for arm in manifests:
         check_parity(plans[baseline], plans[arm])
-    for key in ("mirroring", "rule"):
+    for key in ("mirroring", "step_size", "rule"):
         _same(manifests, key)
     table = compare_scores(read_scores(workspace.scores), baseline=baseline, policy=evaluated_policy(workspace))
     write_table(table, workspace.comparison)

@@ -35,6 +35,8 @@ class PredictionSettings:
 
     mirroring: bool = True
     """Average over mirrored inputs along the axes that the training mirrored; 8 times the work in 3D."""
+    step_size: float = 0.5
+    """Distance between tiles as a share of the patch, above 0 to 1; less is slower and smoother."""
     all_classes: bool = False
     """Write the arm's own classes instead of the targets alone."""
     rule: Literal["argmax", "pooled"] = "argmax"
@@ -44,6 +46,8 @@ class PredictionSettings:
     """File of each fold."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.step_size <= 1:
+            raise ConfigurationError(f"--step-size is a share of the patch, above 0 to 1; got {self.step_size}")
         if self.all_classes and self.rule == "pooled":
             raise ConfigurationError("--all-classes shows what argmax chooses; --rule pooled merges before that")
 
@@ -168,7 +172,9 @@ def read_predictions(folder: Path) -> dict[str, Any]:
 
 
 def _load(model: Path, folds: tuple[int, ...], settings: PredictionSettings, device: torch.device) -> nnUNetPredictor:
-    predictor = nnUNetPredictor(use_mirroring=settings.mirroring, device=device, allow_tqdm=False)
+    predictor = nnUNetPredictor(
+        tile_step_size=settings.step_size, use_mirroring=settings.mirroring, device=device, allow_tqdm=False
+    )
     predictor.initialize_from_trained_model_folder(str(model), folds, settings.checkpoint)
     if device.type == "cpu":
         _run_tiles_in_pairs(predictor.network)
