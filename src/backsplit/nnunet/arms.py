@@ -250,7 +250,7 @@ class ArmSettings:
             for key in ("loss", "auxiliary_weight", "sampling", "sides", "network", "seed", "chosen_name")
         }
         return cls(
-            arm=Arm(**{**arm, "auxiliaries": tuple(arm["auxiliaries"])}),
+            arm=Arm(arm["kind"], tuple(arm["auxiliaries"]), arm["fraction"], arm["missing"]),
             scheme=LabelScheme(tuple(scheme["targets"]), tuple(scheme["auxiliaries"])),
             budget=Budget(**block["budget"]),
             network_settings=NetworkSettings.from_json(block["network_settings"]),

@@ -9,6 +9,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import SegOnlyTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -52,11 +53,11 @@ def pipeline(coarsening: Coarsening, stock: ComposeTransforms) -> ComposeTransfo
 class ArmLoader(nnUNetDataLoader):
     """nnU-Net's patch sampler for one sample at a time, whose forced patches are centred on what the arm asks for."""
 
-    def __init__(self, *args: Any, settings: ArmSettings, **kwargs: Any) -> None:  # noqa: ANN401  nnU-Net's own
-        super().__init__(*args, **kwargs)
+    def __init__(self, dataset: nnUNetBaseDataset, *args: Any, settings: ArmSettings, **kwargs: Any) -> None:  # noqa: ANN401  nnU-Net's own
+        super().__init__(dataset, *args, **kwargs)
         num_targets = settings.scheme.num_targets
         parent = settings.coarsening.parent
-        self.indices = sorted(self.indices)  # nnU-Net lists a folder, whose order is the file system's
+        self.indices = sorted(dataset.identifiers)  # nnU-Net lists a folder, whose order is the file system's
         self.centred_on = {
             fine
             for fine in range(1, len(parent))

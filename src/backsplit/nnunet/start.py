@@ -25,7 +25,7 @@ PREPROCESSING = (
     "resampling_fn_data_kwargs",
 )
 SHARED = ("transpose_forward", "foreground_intensity_properties_per_channel")
-NUMPY_SCALARS = [
+NUMPY_SCALARS: list[Any] = [
     numpy_scalars.scalar,
     np.dtype,
     np.dtypes.Float32DType,

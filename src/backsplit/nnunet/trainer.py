@@ -92,12 +92,13 @@ class BackSplitTrainer(nnUNetTrainer):
         if chosen is not None:
             self.base_weights = replace(self.base_weights, auxiliary_cross_entropy=chosen, auxiliary_dice=chosen)
         self.schedule = Schedule.preset(self.settings.loss)
-        return SplitLoss(
+        self.split_loss = SplitLoss(
             num_targets=self.settings.scheme.num_targets,
             weights=self.base_weights,
             scale_weights=self._scale_weights(),
             batch_dice=self.configuration_manager.batch_dice,
         )
+        return self.split_loss
 
     @property
     def configuration(self) -> Configuration:
@@ -204,13 +205,13 @@ class BackSplitTrainer(nnUNetTrainer):
         with self._autocast():
             output = self.network(data)
         outputs = [output] if isinstance(output, Tensor) else list(output)
-        return outputs, target, self.loss(outputs, target, annotated)
+        return outputs, target, self.split_loss(outputs, target, annotated)
 
     def train_step(self, batch: Batch) -> dict[str, np.ndarray]:
         """One optimiser step; the loss and its parts."""
         self.optimizer.zero_grad(set_to_none=True)
         _, _, parts = self._forward(batch)
-        loss = parts.total(self.loss.weights)
+        loss = parts.total(self.split_loss.weights)
         if self.grad_scaler is None:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM_LIMIT)
@@ -240,7 +241,7 @@ class BackSplitTrainer(nnUNetTrainer):
         counts = torch.stack((both, confusion.sum(2) - both, confusion.sum(1) - both))
         tp, fp, fn = (counts * batch["annotated"]).sum(1).numpy()
         return {
-            "loss": parts.total(self.loss.weights).reshape(1).cpu().numpy(),
+            "loss": parts.total(self.split_loss.weights).reshape(1).cpu().numpy(),
             "tp_hard": tp,
             "fp_hard": fp,
             "fn_hard": fn,
@@ -260,7 +261,7 @@ class BackSplitTrainer(nnUNetTrainer):
         super().on_epoch_start()
         self._clock.start_epoch()
         progress = self.current_epoch / self.num_epochs
-        self.loss.weights = self.schedule.weights(self.base_weights, progress)
+        self.split_loss.weights = self.schedule.weights(self.base_weights, progress)
         first = self.settings.scheme.num_targets + 1
         num_active = self.schedule.num_active(self.settings.num_classes - first, progress)
         self.active = torch.arange(self.settings.num_classes) < first + num_active
@@ -333,7 +334,7 @@ class BackSplitTrainer(nnUNetTrainer):
             "validation_loss": self.logger.get_value("val_losses", step=-1),
             "pseudo_dice_target": self.logger.get_value("mean_fg_dice", step=-1),
             **{f"pseudo_dice_class_{name}": value for name, value in self._pseudo_dice.items()},
-            "auxiliary_weight": self.loss.weights.auxiliary_cross_entropy,
+            "auxiliary_weight": self.split_loss.weights.auxiliary_cross_entropy,
             "seconds_per_iteration": self._clock.seconds_of_training / self.num_iterations_per_epoch,
             "seconds": self._clock.seconds_of_epoch(),
         }
@@ -380,7 +381,7 @@ class BackSplitTrainer(nnUNetTrainer):
     @property
     def bare_network(self) -> torch.nn.Module:
         """The network without what data parallelism and compilation wrap around it."""
-        network = self.network.module if self.is_ddp else self.network
+        network: Any = self.network.module if self.is_ddp else self.network
         return network._orig_mod if isinstance(network, OptimizedModule) else network
 
 
