@@ -51,7 +51,7 @@ class BackSplitTrainer(nnUNetTrainer):
         self.local_rank, self.num_ranks = rank_and_size()
         self.device = device
         self.settings = ArmSettings.from_block(plans[BLOCK])
-        self.known_annotation: Annotation = plans[BLOCK]["annotated"]
+        self.known_annotation: Annotation = {name: tuple(kept) for name, kept in plans[BLOCK]["annotated"].items()}
         self.enable_deep_supervision = has_deep_supervision(
             self.settings.network, self.settings.network_settings.deep_supervision
         )
