@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import distributed_loss
 from backsplit.errors import LabelError
 from backsplit.labels import LabelScheme, coarsening_of_case
-from backsplit.learning import LossParts, LossWeights, SplitLoss
+from backsplit.learning import LossParts, LossWeights, SplitLoss, marginal, voxelgroups
 
 SHAPES = {2: (24, 20), 3: (12, 10, 8)}
 
@@ -336,3 +337,22 @@ def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(tmp_path):
     whole, of_whole = distributed_loss.loss_and_gradient(slice(None))
     torch.testing.assert_close((first + second) / 2, whole)
     torch.testing.assert_close((of_first + of_second) / 2, of_whole)
+
+
+@pytest.fixture
+def fresh_tables():
+    """Class tables that no other test meets."""
+    yield
+    for cached in (voxelgroups.sample_classes, marginal._lanes):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("num_auxiliaries", [0, 3])
+def test_a_gpu_is_never_waited_for(num_auxiliaries, fresh_tables):
+    """Tensors without values stand for a GPU's: to read one on the host is an error."""
+    logits, labels, annotated = problem(num_targets=1, num_auxiliaries=num_auxiliaries, seed=9)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        logits, labels = (mode.from_tensor(tensor) for tensor in (logits, labels))
+        for known in (None, annotated):
+            parts = split(1, batch_dice=True)(logits, labels, known)
+            assert gradient(parts, logits).shape == logits.shape
