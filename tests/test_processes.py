@@ -33,6 +33,34 @@ def test_two_processes_have_the_losses_of_one_with_the_whole_batch(workspace, ar
         assert (one[column] - two[column]).abs().max() < 1e-4, column
 
 
+def test_an_error_of_a_process_is_one_line(workspace, capfd):
+    run("train", "--arm", "binary", "--workspace", workspace.root, "--device", "cpu", "--epochs", 1, "--iterations", 1)
+    arguments = ["finetune", "binary", "--features", "4", "12", "--epochs", "1", "--gpus", "2", "--device", "cpu"]
+    assert main([*arguments, "--workspace", str(workspace.root), "--name", "never"]) == 1
+    assert "is of another architecture" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_the_first_process_says_how_far_it_is(workspace, capfd):
+    run(
+        "train",
+        "--arm",
+        "binary",
+        "--workspace",
+        workspace.root,
+        "--device",
+        "cpu",
+        "--epochs",
+        1,
+        "--iterations",
+        1,
+        "--gpus",
+        2,
+        "--name",
+        "told",
+    )
+    assert capfd.readouterr().err.count("told, fold 0: epoch 1 of 1") == 1
+
+
 def test_a_batch_that_cannot_be_shared_is_one_line(workspace, capfd):
     command = ["train", "--arm", "binary", "--workspace", str(workspace.root), "--device", "cpu", "--gpus", "3"]
     assert main(command) == 1

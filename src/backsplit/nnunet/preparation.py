@@ -4,15 +4,12 @@ import hashlib
 import json
 import logging
 import multiprocessing
-import os
 import shutil
-import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +25,7 @@ from backsplit.nnunet.arms import BLOCK, SHARED_PLANS, Plans
 from backsplit.nnunet.dataset import describe, export, scheme_of
 from backsplit.nnunet.folders import Folders, output_to
 from backsplit.nnunet.plans import CONFIGURATION, PlanSettings, plan
+from backsplit.nnunet.processes import die_with_parent
 from backsplit.nnunet.splits import Splits, make_splits, read_splits
 from backsplit.progress import track
 from backsplit.volume import read_labels, read_volume
@@ -193,7 +191,7 @@ def _preprocess(cohort: Cohort, plans: Plans, home: Path, address: str, num_proc
         for case in track(waiting, "preprocessed"):
             work(case)
         return
-    with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"), _die_with_parent) as pool:
+    with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"), die_with_parent) as pool:
         results = pool.map(work, waiting)
         for _ in track(waiting, "preprocessed"):
             next(results)
@@ -216,17 +214,3 @@ def _preprocess_case(case: Case, *, plans: Plans, dataset_json: dict[str, Any], 
         raise
     for suffix in CASE_SUFFIXES:
         Path(f"{unfinished}{suffix}").replace(folder / f"{case.name}{suffix}")
-
-
-def _die_with_parent() -> None:
-    """End this worker when the command that started it is killed; the pool itself would wait for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    sentinel = parent.sentinel
-
-    def watch() -> None:
-        wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -1,22 +1,54 @@
 """One training on several devices: nnU-Net's data-parallel processes, on NCCL for CUDA and on gloo for CPUs."""
 
+import logging
+import multiprocessing
+import os
 import socket
+import threading
 from collections.abc import Callable
-from typing import Any
+from logging.handlers import QueueHandler, QueueListener
+from multiprocessing.connection import wait
+from multiprocessing.queues import Queue
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from backsplit.errors import ConfigurationError
+from backsplit.errors import BackSplitError, ConfigurationError
+
+PACKAGE = "backsplit"  # its loggers speak for the first process
+
+
+class _Group(NamedTuple):
+    """What the processes of a training share."""
+
+    size: int
+    kind: str
+    """Type of their devices."""
+    port: int
+    log: Queue
+    log_level: int
+    errors: Queue
+
+
+class _ToParent(logging.Handler):
+    """Hands a record of a child process to the logger of its name in this one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass on."""
+        logging.getLogger(record.name).handle(record)
 
 
 def run_on(num_processes: int, work: Callable[..., None], *arguments: Any, device: torch.device) -> None:  # noqa: ANN401  passed on
     """Call `work(*arguments, device)` in as many processes, each on a device of its own; in this one if it is one.
 
+    The first process logs through the loggers of this one; all end when this one is killed.
+
     Raises:
         ConfigurationError: fewer CUDA devices than processes, or a device that cannot share a training.
+        BackSplitError: what a process raised.
     """
     if num_processes == 1:
         work(*arguments, device)
@@ -25,21 +57,36 @@ def run_on(num_processes: int, work: Callable[..., None], *arguments: Any, devic
         raise ConfigurationError(f"--gpus {num_processes} needs CUDA devices, or --device cpu; got {device.type}")
     if device.type == "cuda" and torch.cuda.device_count() < num_processes:
         raise ConfigurationError(f"--gpus {num_processes}: this machine has {torch.cuda.device_count()}")
-    mp.spawn(_join, (num_processes, _free_port(), work, arguments, device.type), nprocs=num_processes)
+    context = multiprocessing.get_context("spawn")
+    level = logging.getLogger(PACKAGE).getEffectiveLevel()
+    group = _Group(num_processes, device.type, _free_port(), context.Queue(), level, context.Queue())
+    listener = QueueListener(group.log, _ToParent())
+    listener.start()
+    try:
+        mp.spawn(_join, (group, work, arguments), nprocs=num_processes)
+    except mp.ProcessRaisedException:
+        if not group.errors.empty():
+            raise group.errors.get() from None
+        raise
+    finally:
+        listener.stop()
 
 
-def _join(rank: int, num_processes: int, port: int, work: Callable[..., None], arguments: tuple, kind: str) -> None:
-    device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
-    if kind == "cuda":
+def _join(rank: int, group: _Group, work: Callable[..., None], arguments: tuple) -> None:
+    die_with_parent()
+    logging.getLogger(PACKAGE).setLevel(group.log_level)
+    if rank == 0:
+        logging.getLogger(PACKAGE).addHandler(QueueHandler(group.log))
+    device = torch.device(group.kind, rank) if group.kind == "cuda" else torch.device(group.kind)
+    if group.kind == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "nccl" if kind == "cuda" else "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
-        rank=rank,
-        world_size=num_processes,
-    )
+    backend, address = "nccl" if group.kind == "cuda" else "gloo", f"tcp://127.0.0.1:{group.port}"
+    dist.init_process_group(backend, init_method=address, rank=rank, world_size=group.size)
     try:
         work(*arguments, device)
+    except BackSplitError as error:
+        group.errors.put(error)
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -48,6 +95,20 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def die_with_parent() -> None:
+    """End this worker when the command that started it is killed; by itself it would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def rank_and_size() -> tuple[int, int]:
