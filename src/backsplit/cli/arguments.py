@@ -21,10 +21,9 @@ def say(text: str) -> None:
 
 def folders_of(workspace: Path) -> "Folders":
     """nnU-Net's folders inside a workspace, put in force for this process."""
-    from backsplit.nnunet.folders import Folders
+    from backsplit.experiments.study import nnunet_folders
 
-    root = Workspace(workspace.resolve())
-    return Folders(root.raw, root.preprocessed, root.results).activate()
+    return nnunet_folders(Workspace(workspace))
 
 
 def device_of(name: Device) -> "torch.device":

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -136,6 +136,10 @@ class Prepare:
     """An official splits_final.json to take instead."""
     like: Path | None = None
     """Model folder of nnU-Net's layout: take its plan (spacing, intensities, patch, network) instead of planning."""
+    normalisation: Literal["shared", "stock"] = "shared"
+    """Where plan and intensity statistics come from: all fine classes, for every arm; or the targets alone, as nnU-Net
+    would do it for the binary task. To stock nnU-Net an arm with all fine classes has the shared ones anyway, so stock
+    is about the binary arm: only binary and virtual can be trained on it."""
     dataset_id: int = 1
     """Number of the nnU-Net data set, for those who share nnU-Net folders between studies."""
     processes: int = min(8, os.cpu_count() or 1)
@@ -144,12 +148,14 @@ class Prepare:
     def run(self) -> None:
         """Prepare."""
         from backsplit import cases
-        from backsplit.experiments.study import remember_preparation
+        from backsplit.experiments.study import compose_targets, remember_preparation
         from backsplit.nnunet.plans import PlanSettings
         from backsplit.nnunet.preparation import Folds, prepare
 
         workspace = Workspace(self.workspace)
         manifest = self.cohort or workspace.cohort
+        if self.normalisation == "stock":
+            manifest = compose_targets(workspace, manifest)
         done = prepare(
             cases.read(manifest),
             folders_of(self.workspace),

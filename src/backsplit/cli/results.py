@@ -41,21 +41,33 @@ class Compare:
     """Compare arms case by case; refuses arms that were not trained under equal conditions.
 
     Example: backsplit compare --baseline binary
+
+    Example: backsplit compare --attribution
     """
 
     baseline: str = "binary"
     """Arm that the others are compared with."""
+    attribution: bool = False
+    """Compare each rung of `backsplit train --attribution` with the rung before it, instead of arms with --baseline.
+    Rungs are left out of all other comparisons: the first ones are not fair."""
     workspace: Path = DEFAULT_WORKSPACE
     """Folder of the study."""
 
     def run(self) -> None:
         """Compare."""
         from backsplit.evaluation import format_table
+        from backsplit.experiments.attribution import RUNGS, compare_rungs, left_out
         from backsplit.experiments.study import compare
 
         workspace = Workspace(self.workspace)
-        say(format_table(compare(workspace, baseline=self.baseline)))
-        say(f"{workspace.comparison}")
+        if not self.attribution:
+            say(format_table(compare(workspace, baseline=self.baseline, without=RUNGS)))
+            say(f"{workspace.comparison}")
+            return
+        say(format_table(compare_rungs(workspace)))
+        for rung, reason in left_out(workspace).items():
+            say(f"{rung} is left out: {reason}")
+        say(f"{workspace.attribution}")
 
 
 @dataclass(frozen=True)

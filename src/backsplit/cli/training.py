@@ -12,6 +12,7 @@ from backsplit.experiments.paths import Workspace
 
 if TYPE_CHECKING:
     from backsplit.nnunet.arms import Arm, ArmSettings, Budget, Start
+    from backsplit.nnunet.trainer import RunSettings
     from backsplit.nnunet.training import Prepared
 
 
@@ -73,16 +74,22 @@ class Options:
 
     def fit(self, prepared: "Prepared", settings: "ArmSettings") -> None:
         """Train what the settings say."""
+        from backsplit.nnunet.training import train
+
+        run = self.run_settings()
+        say(f"{train(prepared, settings, folders_of(self.workspace), fold=self.fold, run=run)}")
+
+    def run_settings(self) -> "RunSettings":
+        """How to train here."""
         from backsplit.errors import ConfigurationError
         from backsplit.nnunet.trainer import RunSettings
-        from backsplit.nnunet.training import default_num_workers, train
+        from backsplit.nnunet.training import default_num_workers
 
         if self.gpus < 1 or (self.keep_every is not None and self.keep_every < 1):
             raise ConfigurationError(f"--gpus {self.gpus} and --keep-every {self.keep_every} must be 1 or more")
         device = device_of(self.device)
         num_workers = default_num_workers(device) if self.workers is None else self.workers
-        run = RunSettings(device, self.gpus, num_workers, self.precision, self.keep_every)
-        say(f"{train(prepared, settings, folders_of(self.workspace), fold=self.fold, run=run)}")
+        return RunSettings(device, self.gpus, num_workers, self.precision, self.keep_every)
 
     def settings(
         self, prepared: "Prepared", arm: "Arm", budget: "Budget", *, is_short: bool, start: "Start | None" = None
@@ -137,6 +144,8 @@ class Train(Options):
     Example: backsplit train --arm subset --auxiliaries kidney liver --network resenc-m
 
     Example: backsplit train --arm partial --fraction 0.25 --loss paper --missing naive
+
+    Example: backsplit train --arm backsplit --attribution
     """
 
     arm: str
@@ -144,6 +153,12 @@ class Train(Options):
     output that is never labelled), or partial (some cases keep their auxiliary labels)."""
     budget: Literal["paper", "short", "demo"] = "paper"
     """paper: 1000 epochs of 250 iterations; short: 100 of 250; demo: minutes on a CPU."""
+    attribution: bool = False
+    """Train a ladder up to the arm and predict the cases that the fold left out with each rung: stock binary training,
+    then shared intensity statistics, the same patches, the labels, the loss. Says which share of a gain is the arm's:
+    `backsplit evaluate`, then `backsplit compare --attribution`."""
+    mirroring: bool = True
+    """With --attribution: average predictions over mirrored images; 8 times the work of --no-mirroring."""
 
     def run(self) -> None:
         """Train."""
@@ -151,7 +166,21 @@ class Train(Options):
 
         arm = Arm(self.arm, self.auxiliaries, self.fraction, self.missing)
         prepared = self.prepared()
-        self.fit(prepared, self.settings(prepared, arm, BUDGETS[self.budget], is_short=self.budget == "demo"))
+        settings = self.settings(prepared, arm, BUDGETS[self.budget], is_short=self.budget == "demo")
+        if self.attribution:
+            self.climb(settings)
+        else:
+            self.fit(prepared, settings)
+
+    def climb(self, settings: "ArmSettings") -> None:
+        """Train the rungs that lead to the arm."""
+        from backsplit.experiments.attribution import train_ladder
+        from backsplit.nnunet.prediction import PredictionSettings
+
+        run, prediction = self.run_settings(), PredictionSettings(mirroring=self.mirroring)
+        folders = train_ladder(Workspace(self.workspace), settings, fold=self.fold, run=run, prediction=prediction)
+        for folder in folders:
+            say(f"{folder}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,11 @@ class Workspace:
         return self.root / "cohort"
 
     @property
+    def target_cohort(self) -> Path:
+        """Label maps of the targets alone, to plan and preprocess as nnU-Net alone would for the binary task."""
+        return self.root / "cohort-targets"
+
+    @property
     def test_cohort(self) -> Path:
         """Fine label maps and the manifest of cases that no training sees, if the study has any."""
         return self.root / "test"
@@ -68,6 +73,21 @@ class Workspace:
     def comparison(self) -> Path:
         """One row per arm, class and metric, against the baseline."""
         return self.root / "scores" / "comparison.csv"
+
+    @property
+    def stock(self) -> "Workspace":
+        """What the first rung of the attribution ladder trains on: the binary task, planned by nnU-Net alone."""
+        return Workspace(self.root / "stock")
+
+    @property
+    def ladder(self) -> Path:
+        """The rungs of the attribution ladder, in order, and what each adds."""
+        return self.root / "ladder.json"
+
+    @property
+    def attribution(self) -> Path:
+        """One row per rung, class and metric, against the rung before it."""
+        return self.root / "scores" / "attribution.csv"
 
     @property
     def report(self) -> Path:

@@ -1,7 +1,8 @@
 """What is done to a workspace as a whole: which data set it holds, whose predictions are scored, which arms meet."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 
 from backsplit import cases
 from backsplit.cases import Case, Cohort
+from backsplit.composition import compose
 from backsplit.datasets.nnunet import images_in
 from backsplit.errors import CohortError, ConfigurationError, GeometryError, ParityError
 from backsplit.evaluation import (
@@ -25,7 +27,7 @@ from backsplit.evaluation import (
 from backsplit.evaluation import compare as compare_scores
 from backsplit.experiments.paths import Workspace
 from backsplit.files import write_json
-from backsplit.labels import to_target
+from backsplit.labels import LabelScheme, to_target
 from backsplit.nnunet.arms import check_parity
 from backsplit.nnunet.dataset import scheme_of
 from backsplit.nnunet.folders import Folders
@@ -35,9 +37,41 @@ from backsplit.progress import track
 from backsplit.volume import read_labels
 
 
-def remember_preparation(workspace: Workspace, dataset: str, manifest: Path) -> None:
-    """Note which nnU-Net data set this workspace trains on, and which cohort it came from."""
-    write_json({"dataset": dataset, "cohort": str(manifest.resolve())}, workspace.preparation)
+def nnunet_folders(workspace: Workspace) -> Folders:
+    """nnU-Net's folders inside a workspace, put in force for this process; variables of the user win."""
+    root = Workspace(workspace.root.resolve())
+    return Folders(root.raw, root.preprocessed, root.results).activate()
+
+
+def compose_targets(workspace: Workspace, manifest: Path) -> Path:
+    """Write label maps of the targets alone, and return their manifest.
+
+    The cohort gets a name of its own, so that both can be data sets in the same nnU-Net folders.
+
+    Args:
+        workspace: where they go.
+        manifest: of a composed cohort.
+
+    Raises:
+        CohortError: the cohort is not composed, or has no case.
+    """
+    cohort = cases.read(manifest)
+    scheme = LabelScheme(scheme_of(cohort).targets)
+    compose(replace(cohort, name=f"{cohort.name}-targets"), scheme=scheme, folder=workspace.target_cohort)
+    return workspace.target_cohort / cases.MANIFEST_NAME
+
+
+def remember_preparation(workspace: Workspace, dataset: str, manifest: Path, *, shared: str | None = None) -> None:
+    """Note which nnU-Net data set this workspace trains on, and which cohort it came from.
+
+    Args:
+        workspace: where it is noted.
+        dataset: nnU-Net's name.
+        manifest: of the cohort.
+        shared: for a stock data set, content address of the data that it is the stock of.
+    """
+    noted = {"dataset": dataset, "cohort": str(manifest.resolve()), "shared": shared}
+    write_json({key: value for key, value in noted.items() if value is not None}, workspace.preparation)
 
 
 def prepared_dataset(workspace: Workspace) -> tuple[str, Path]:
@@ -91,7 +125,7 @@ def evaluate(workspace: Workspace, *, tolerance_mm: float, policy: EmptyPolicy) 
     """
     if not 0 < tolerance_mm < float("inf"):
         raise ConfigurationError(f"--tolerance-mm must be a distance above 0 mm, got {tolerance_mm}")
-    manifests = _predictions(workspace)
+    manifests = predicted_arms(workspace)
     cohort = cases.read(Path(_same(manifests, "cohort")))
     jobs = [(arm, name) for arm, manifest in manifests.items() for name in manifest["cases"]]
     scores: list[Score] = []
@@ -107,24 +141,42 @@ def evaluate(workspace: Workspace, *, tolerance_mm: float, policy: EmptyPolicy) 
     return summary
 
 
-def compare(workspace: Workspace, *, baseline: str) -> pd.DataFrame:
+def compare(workspace: Workspace, *, baseline: str, without: Collection[str] = ()) -> pd.DataFrame:
     """Compare all arms with the baseline, case by case; write `comparison.csv`, return it.
+
+    Args:
+        workspace: with predictions and scores.
+        baseline: arm that the others are compared with.
+        without: arms to leave out, because they are unequal by design.
 
     Raises:
         ParityError: arms that were trained or predicted under unequal conditions, or scored on different cases.
         ConfigurationError: nothing evaluated, or no such baseline.
     """
-    manifests = _predictions(workspace)
+    manifests = {arm: manifest for arm, manifest in predicted_arms(workspace).items() if arm not in without}
     if baseline not in manifests:
-        raise ConfigurationError(f"no arm {baseline!r} to compare with; predicted arms are {', '.join(manifests)}")
+        raise ConfigurationError(
+            f"no arm {baseline!r} to compare with; predicted arms are {', '.join(manifests) or 'none'}"
+        )
     plans = {arm: read_plans(Path(manifest["model"])) for arm, manifest in manifests.items()}
     for arm in manifests:
         check_parity(plans[baseline], plans[arm])
-    for key in ("mirroring", "step_size", "rule"):
-        _same(manifests, key)
-    table = compare_scores(read_scores(workspace.scores), baseline=baseline, policy=evaluated_policy(workspace))
+    check_prediction(manifests)
+    scores = read_scores(workspace.scores)
+    scores = scores[~scores["arm"].isin(list(without))]
+    table = compare_scores(scores, baseline=baseline, policy=evaluated_policy(workspace))
     write_table(table, workspace.comparison)
     return table
+
+
+def check_prediction(manifests: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse arms whose predictions were made in different ways.
+
+    Raises:
+        ParityError: names the difference.
+    """
+    for key in ("mirroring", "step_size", "rule"):
+        _same(manifests, key)
 
 
 def evaluated_policy(workspace: Workspace) -> EmptyPolicy:
@@ -143,7 +195,7 @@ def evaluated_cohort(workspace: Workspace) -> Cohort:
 
 def models_of_predictions(workspace: Workspace) -> dict[str, Path]:
     """Model folder by arm, for all predicted arms."""
-    return {arm: Path(manifest["model"]) for arm, manifest in _predictions(workspace).items()}
+    return {arm: Path(manifest["model"]) for arm, manifest in predicted_arms(workspace).items()}
 
 
 def _study(workspace: Workspace) -> dict[str, str]:
@@ -152,7 +204,12 @@ def _study(workspace: Workspace) -> dict[str, str]:
     return json.loads(workspace.study.read_text())
 
 
-def _predictions(workspace: Workspace) -> dict[str, dict[str, Any]]:
+def predicted_arms(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    """Manifest of the predictions by arm, for all predicted arms.
+
+    Raises:
+        ConfigurationError: no predictions, or predictions of all classes.
+    """
     folders = sorted(workspace.predictions.iterdir()) if workspace.predictions.is_dir() else []
     manifests = {folder.name: read_predictions(folder) for folder in folders if folder.is_dir()}
     if not manifests:

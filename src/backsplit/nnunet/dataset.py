@@ -1,6 +1,7 @@
 """A composed cohort as an nnU-Net raw data set, without copying an image."""
 
 import re
+from itertools import count
 from typing import Any
 
 from backsplit.cases import Cohort
@@ -15,6 +16,18 @@ READER = "SimpleITKIO"
 def dataset_name(cohort: Cohort, dataset_id: int) -> str:
     """nnU-Net's name of the data set: `Dataset001_name`, with what file systems dislike replaced by `-`."""
     return f"Dataset{dataset_id:03}_{re.sub(r'[^A-Za-z0-9-]+', '-', cohort.name)}"
+
+
+def dataset_id_of(name: str) -> int:
+    """The number in nnU-Net's name of a data set."""
+    return int(name.removeprefix("Dataset").partition("_")[0])
+
+
+def free_dataset_id(folders: Folders) -> int:
+    """The smallest number that no data set in nnU-Net's folders has; nnU-Net itself takes data sets by number."""
+    roots = (folders.raw, folders.preprocessed, folders.results)
+    taken = {dataset_id_of(path.name) for root in roots for path in root.glob("Dataset[0-9][0-9][0-9]_*")}
+    return next(number for number in count(1) if number not in taken)
 
 
 def scheme_of(cohort: Cohort) -> LabelScheme:

@@ -1,8 +1,9 @@
 """One plan for all arms: nnU-Net's fingerprint and planner on the fine labels, with the sizes a user may override."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
@@ -36,6 +37,16 @@ class PlanSettings:
 
     def __post_init__(self) -> None:
         check_sizes(self.patch_size, self.batch_size, self.features)
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields, of JSON types."""
+        return {**asdict(self), "like": None if self.like is None else str(self.like.resolve())}
+
+    @classmethod
+    def from_json(cls, block: dict[str, Any]) -> "PlanSettings":
+        """Read what `to_json` and JSON made of one."""
+        patch_size, features = (None if block[key] is None else tuple(block[key]) for key in ("patch_size", "features"))
+        return cls(patch_size, block["batch_size"], features, None if block["like"] is None else Path(block["like"]))
 
 
 def plan(name: str, settings: PlanSettings, *, num_processes: int) -> Plans:

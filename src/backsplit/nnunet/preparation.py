@@ -97,6 +97,7 @@ def prepare(
     plans[BLOCK] = {
         "data": address,
         "splits": _digest(splits),
+        "plan_settings": settings.to_json(),
         "num_targets": scheme.num_targets,
         "annotated": {case.name: list(case.annotated) for case in cohort.cases if case.annotated is not None},
         "left_right_axis": _left_right_axis(checked.values(), plans["transpose_forward"]),
