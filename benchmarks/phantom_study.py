@@ -60,10 +60,9 @@ def fractions() -> Iterator[Training]:
 
 
 def finetunings() -> Iterator[Training]:
-    """From the binary model on: with the background split, and, as a control, the binary arm for the whole time."""
+    """From the binary model on, with the background split."""
     arguments = ["--learning-rate", 1e-3, *_epochs(BUDGET_OF_FINETUNING)]
     yield "finetuned", ["finetune", f"binary-{BUDGET_OF_START}", "--budget", "demo", *arguments]
-    yield "binary-longer", _train("binary", BUDGET_OF_START + BUDGET_OF_FINETUNING)
 
 
 def weights() -> Iterator[Training]:
@@ -180,7 +179,6 @@ lambda = mu of `target-first`, {weights_budget} iterations, scored on {num_tunin
 ## Fine-tuning
 
 The binary model of {start_budget} iterations, then {finetuning_budget} with the background split (AdamW, 1e-3).
-The control trains the binary arm for as many iterations in all.
 
 {finetunings}
 """
@@ -194,7 +192,7 @@ def write(root: Path, path: Path) -> None:
     tables = {
         "budgets": table(root, {name: name.replace("-", ", ") for name, _ in budgets()}),
         "fractions": table(root, full),
-        "finetunings": table(root, {start: "start", "finetuned": "fine-tuned", "binary-longer": "control"}),
+        "finetunings": table(root, {start: "start", "finetuned": "fine-tuned", "binary-1000": "binary, 1000 from scratch"}),
         "weights": table(root, {name: TITLES.get(name, name) for name, _ in weights()}, tuning=True),
     }
     numbers = {
