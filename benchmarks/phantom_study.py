@@ -192,7 +192,9 @@ def write(root: Path, path: Path) -> None:
     tables = {
         "budgets": table(root, {name: name.replace("-", ", ") for name, _ in budgets()}),
         "fractions": table(root, full),
-        "finetunings": table(root, {start: "start", "finetuned": "fine-tuned", "binary-1000": "binary, 1000 from scratch"}),
+        "finetunings": table(
+            root, {start: "start", "finetuned": "fine-tuned", "binary-1000": "binary, 1000 from scratch"}
+        ),
         "weights": table(root, {name: TITLES.get(name, name) for name, _ in weights()}, tuning=True),
     }
     numbers = {
