@@ -28,7 +28,7 @@ from backsplit.nnunet.folders import Folders, output_to
 from backsplit.nnunet.trainer import BackSplitTrainer, RunSettings
 from backsplit.nnunet.training import Prepared, default_device, open_prepared
 
-EPOCHS, ITERATIONS, VALIDATION_ITERATIONS = 7, 20, 4  # the first epoch of each warms up and does not count
+EPOCHS, ITERATIONS, VALIDATION_ITERATIONS = 6, 10, 2  # the first epoch of each warms up and does not count
 FEATURES, PATCH, BATCH = (16, 32, 64, 96), (40, 40, 40), 2
 
 
@@ -91,8 +91,8 @@ def stock(prepared: Prepared, device: torch.device) -> Timed:
 
 def measure(root: Path) -> str:
     """A table of medians and ratios."""
-    os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112  nnU-Net's spelling
     prepared, device = prepared_phantom(root), default_device()
+    os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112  nnU-Net's spelling; its planner cannot take it
     with output_to(root / "trainers.log"):
         trainers = {
             "stock nnUNetTrainer": stock(prepared, device),
