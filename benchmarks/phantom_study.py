@@ -164,6 +164,8 @@ Written by `benchmarks/phantom_study.py`; `backsplit demo` is its seed 0 at 500 
 
 {budgets}
 
+With so few iterations the binary arm often learns nothing; read differences with the spread over seeds beside them.
+
 ## Auxiliary weight
 
 lambda = mu of `target-first`, {weights_budget} iterations, scored on {num_tuning} cases that no other table has.
@@ -175,6 +177,8 @@ lambda = mu of `target-first`, {weights_budget} iterations, scored on {num_tunin
 {fractions_budget} iterations, `target-first`; a fraction of the training cases keeps its auxiliary labels.
 
 {fractions}
+
+With half of the cases or fewer, 250 iterations are not enough for either way; their order says little yet.
 
 ## Fine-tuning
 
