@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from backsplit.errors import ConfigurationError
@@ -72,6 +73,11 @@ class NetworkSettings:
         """Read what `dataclasses.asdict` and JSON made of one."""
         patch_size, features = (None if block[key] is None else tuple(block[key]) for key in ("patch_size", "features"))
         return cls(patch_size, block["batch_size"], features, block["deep_supervision"])
+
+
+def configuration_of_model(model: Path) -> str:
+    """Name of the configuration of a model folder, which nnU-Net calls `trainer__plans__configuration`."""
+    return model.resolve().name.rpartition("__")[2]
 
 
 def configuration_of(network: str, plans: dict[str, Any], settings: NetworkSettings) -> tuple[str, Configuration]:

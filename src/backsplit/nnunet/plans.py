@@ -10,7 +10,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 
 from backsplit.errors import ConfigurationError
 from backsplit.nnunet.arms import SHARED_PLANS, Plans
-from backsplit.nnunet.networks import CONFIGURATION, SLICES, slices_of
+from backsplit.nnunet.networks import CONFIGURATION, SLICES, configuration_of_model, slices_of
 from backsplit.nnunet.topology import Configuration, check_sizes, fit_unet
 
 OF_THE_IMAGES = (
@@ -79,10 +79,9 @@ def _adopt(plans: Plans, model: Path) -> Plans:
     Raises:
         ConfigurationError: the folder holds no plans of a single 3D configuration, or of other channels.
     """
-    folder_configuration = model.resolve().name.rpartition("__")[2]
     try:
         theirs = json.loads((model / "plans.json").read_text(encoding="utf-8"))
-        chosen = theirs["configurations"][folder_configuration]
+        chosen = theirs["configurations"][configuration_of_model(model)]
         volumes = chosen | {"data_identifier": plans["configurations"][CONFIGURATION]["data_identifier"]}
         taken = {key: theirs[key] for key in OF_THE_IMAGES}
     except (OSError, ValueError, KeyError) as error:

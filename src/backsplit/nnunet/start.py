@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from backsplit.errors import ModelError
 from backsplit.files import write_json
 from backsplit.nnunet.arms import ArmSettings, Plans, flat
+from backsplit.nnunet.networks import CONFIGURATION, configuration_of_model
+from backsplit.nnunet.topology import Configuration
 
 RECORD_NAME = "start.json"
 PREPROCESSING = (
@@ -153,12 +155,15 @@ def check_start(settings: ArmSettings, shared: Plans, *, fold: int) -> None:
         return
     model = Path(settings.start.model)
     rows_of(settings, classes_of(model))
-    _check_preprocessing(plans_of(model), shared)
+    theirs = plans_of(model)["configurations"].get(configuration_of_model(model))
+    if theirs is None:
+        raise ModelError(f"{model} is not named as nnU-Net names model folders, trainer__plans__configuration")
+    _check_preprocessing(_preprocessing(plans_of(model), theirs), shared)
     read_checkpoint(model / f"fold_{fold}" / settings.start.checkpoint)
 
 
-def _check_preprocessing(start: Plans, ours: Plans) -> None:
-    theirs, here = (dict(flat(_preprocessing(plans))) for plans in (start, ours))
+def _check_preprocessing(start: dict[str, Any], shared: Plans) -> None:
+    theirs, here = (dict(flat(how)) for how in (start, _preprocessing(shared, shared["configurations"][CONFIGURATION])))
     changed = [key for key in here if theirs.get(key) != here[key]]
     if changed:
         raise ModelError(
@@ -167,10 +172,8 @@ def _check_preprocessing(start: Plans, ours: Plans) -> None:
         )
 
 
-def _preprocessing(plans: Plans) -> dict[str, Any]:
-    configurations = [each for each in plans["configurations"].values() if "spacing" in each]
-    (chosen,) = [each for each in configurations if len(each["spacing"]) == 3][-1:]
-    return {**{key: plans[key] for key in SHARED}, **{key: chosen[key] for key in PREPROCESSING}}
+def _preprocessing(plans: Plans, configuration: Configuration) -> dict[str, Any]:
+    return {**{key: plans[key] for key in SHARED}, **{key: configuration.get(key) for key in PREPROCESSING}}
 
 
 def plans_of(model: Path) -> Plans:
