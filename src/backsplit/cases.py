@@ -17,13 +17,42 @@ from backsplit.files import write_json
 from backsplit.labels import BACKGROUND, LabelScheme
 
 MANIFEST_NAME = "cohort.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LARGEST_LABEL = 2**16 - 1
 
 
 @dataclass(frozen=True, slots=True)
+class MaskSet:
+    """Auxiliary masks from one source: label value `i + 1` of its files is `structures[i]`.
+
+    Raises:
+        CohortError: a name that cannot be a file name, no structure, or one that is named twice.
+    """
+
+    name: str
+    structures: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_name(self.name, "name of masks")
+        if not self.structures:
+            raise CohortError(f"masks {self.name!r} have no structure; name some")
+        _check_unique(self.structures, f"masks {self.name!r}: structures")
+
+
+@dataclass(frozen=True, slots=True)
+class CaseMasks:
+    """The label map of one mask set for one case."""
+
+    source: str
+    """Name of the mask set."""
+    path: Path
+    annotated: tuple[str, ...] | None = None
+    """Structures that were looked for in this case; None means all. One that was looked for may have no voxel."""
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
-    """One examination: its images, and its label map if it has one.
+    """One examination: its images, its label map if it has one, and auxiliary masks.
 
     Raises:
         CohortError: a name or group that cannot be a file name, or a path that is not absolute or goes through `..`.
@@ -37,6 +66,8 @@ class Case:
     """Patient: cases of one group never fall into different folds."""
     annotated: tuple[str, ...] | None = None
     """Auxiliary classes whose masks the label map holds; None means all."""
+    masks: tuple[CaseMasks, ...] = ()
+    """At most one per mask set of the cohort."""
 
     def __post_init__(self) -> None:
         _check_name(self.name, "case name")
@@ -47,8 +78,13 @@ class Case:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Images, then the label map if there is one."""
-        return self.images if self.labels is None else (*self.images, self.labels)
+        """Images, then the label map if there is one, then masks."""
+        labels = () if self.labels is None else (self.labels,)
+        return (*self.images, *labels, *(masks.path for masks in self.masks))
+
+    def masks_of(self, source: str) -> CaseMasks | None:
+        """The masks from one source, if the case has them."""
+        return next((masks for masks in self.masks if masks.source == source), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +93,8 @@ class Cohort:
 
     Raises:
         CohortError: a case name used twice, a case without one image per channel, label values that are not 0 to 65535
-            or used twice, a class name used twice, 0 not named `background`, or a scheme whose indices are not the
-            label values.
+            or used twice, a class name used twice, 0 not named `background`, a scheme whose indices are not the
+            label values, or masks of a case that are not among those of the cohort.
     """
 
     name: str
@@ -71,6 +107,8 @@ class Cohort:
     """Set once the cohort is composed: label values are then indices of the scheme."""
     provenance: tuple[tuple[str, str], ...] = ()
     """What was done, and with what, in order."""
+    masks: tuple[MaskSet, ...] = ()
+    """Auxiliary masks that `backsplit annotate` added."""
 
     def __post_init__(self) -> None:
         _check_name(self.name, "cohort name")
@@ -82,7 +120,21 @@ class Cohort:
                 raise CohortError(
                     f"{case.name}: {len(case.images)} images, expected one for each channel {', '.join(self.channels)}"
                 )
+            _check_masks(case, {masks.name for masks in self.masks})
+        _check_unique([masks.name for masks in self.masks], f"{self.name}: masks")
         self._check_label_names()
+
+    def mask_set(self, name: str) -> MaskSet:
+        """The masks of this name.
+
+        Raises:
+            CohortError: the cohort has none.
+        """
+        for masks in self.masks:
+            if masks.name == name:
+                return masks
+        known = ", ".join(masks.name for masks in self.masks) or "none"
+        raise CohortError(f"{self.name}: no masks called {name!r}; it has {known}; add them with `backsplit annotate`")
 
     def _check_label_names(self) -> None:
         _check_unique([value for value, _ in self.label_names], f"{self.name}: label values")
@@ -145,6 +197,7 @@ def write(cohort: Cohort, folder: Path) -> Path:
         "label_names": {str(value): name for value, name in cohort.label_names},
         "scheme": cohort.scheme and {"targets": cohort.scheme.targets, "auxiliaries": cohort.scheme.auxiliaries},
         "provenance": cohort.provenance,
+        "masks": {masks.name: masks.structures for masks in cohort.masks},
         "cases": [_case_content(case, folder) for case in cohort.cases],
     }
     write_json(content, folder / MANIFEST_NAME)
@@ -161,6 +214,7 @@ def _case_content(case: Case, folder: Path) -> dict[str, Any]:
         "images": [stored(path) for path in case.images],
         "labels": None if case.labels is None else stored(case.labels),
         "annotated": case.annotated,
+        "masks": {masks.source: {"labels": stored(masks.path), "annotated": masks.annotated} for masks in case.masks},
     }
 
 
@@ -178,6 +232,7 @@ def _cohort(content: object, folder: Path) -> Cohort:
         cases=tuple(_case(case, folder) for case in _field(content, "cases", list)),
         scheme=None if scheme is None else LabelScheme(_texts(scheme, "targets"), _texts(scheme, "auxiliaries")),
         provenance=tuple(_pair(entry) for entry in _field(content, "provenance", list)),
+        masks=tuple(MaskSet(name, _texts(masks, name)) for masks in [_field(content, "masks", dict)] for name in masks),
     )
 
 
@@ -190,7 +245,14 @@ def _case(content: object, folder: Path) -> Case:
         labels=None if labels is None else folder / labels,
         group=_field(content, "group", str),
         annotated=None if annotated is None else _texts(content, "annotated"),
+        masks=tuple(_case_masks(source, entry, folder) for source, entry in _field(content, "masks", dict).items()),
     )
+
+
+def _case_masks(source: str, content: object, folder: Path) -> CaseMasks:
+    annotated = _field(content, "annotated", list, NoneType)
+    path = folder / _field(content, "labels", str)
+    return CaseMasks(source, path, None if annotated is None else _texts(content, "annotated"))
 
 
 def _field(content: object, key: str, *kinds: type) -> Any:  # noqa: ANN401  JSON holds any of the kinds
@@ -220,6 +282,13 @@ def _pair(content: object) -> tuple[str, str]:
         case [str(key), str(value)]:
             return key, value
     raise CohortError(f"'provenance' must be a list of pairs of texts, got {str(content)[:60]!r}")
+
+
+def _check_masks(case: Case, known: set[str]) -> None:
+    sources = [masks.source for masks in case.masks]
+    _check_unique(sources, f"{case.name}: masks")
+    if foreign := set(sources) - known:
+        raise CohortError(f"{case.name}: masks {sorted(foreign)} are not named by the cohort; annotate it again")
 
 
 def _check_name(name: str, what: str) -> None:

@@ -35,3 +35,7 @@ class ParityError(BackSplitError, ValueError):
 
 class ModelError(BackSplitError, ValueError):
     """A trained model that is missing, unfinished or of another kind."""
+
+
+class SourceError(BackSplitError, RuntimeError):
+    """A source of masks that is not installed, lacks its weights, or failed on a case."""

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -26,15 +26,20 @@ def track(items: Collection[Item], done: str) -> Iterator[Item]:
         items: anything with a length.
         done: what has been done to an item, as in `prepared`.
     """
+    return track_some(items, done, total=len(items))
+
+
+def track_some(items: Iterable[Item], done: str, *, total: int) -> Iterator[Item]:
+    """The same for items that come without a length, such as results in the order in which they are ready."""
     console = Console(stderr=True)
     if console.is_terminal and logger.isEnabledFor(logging.INFO):
-        yield from rich_track(items, description=done, console=console)
+        yield from rich_track(items, description=done, total=total, console=console)
         return
-    yield from _log_tenths(items, done)
+    yield from _log_tenths(items, done, total)
 
 
-def _log_tenths(items: Collection[Item], done: str) -> Iterator[Item]:
-    start, total = time.monotonic(), len(items)
+def _log_tenths(items: Iterable[Item], done: str, total: int) -> Iterator[Item]:
+    start = time.monotonic()
     for number, item in enumerate(items, start=1):
         yield item
         if number * 10 // total > (number - 1) * 10 // total:

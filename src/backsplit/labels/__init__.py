@@ -1,6 +1,7 @@
 """Classes, their names, and the coarsening that merges them. No torch here."""
 
 from backsplit.labels.coarsening import Coarsening, identity, into_background, to_target
+from backsplit.labels.lesions import is_lesion
 from backsplit.labels.overlay import Overlay, overlay
 from backsplit.labels.partial import coarsening_of_case
 from backsplit.labels.scheme import BACKGROUND, LabelScheme
@@ -14,6 +15,7 @@ __all__ = [
     "coarsening_of_case",
     "identity",
     "into_background",
+    "is_lesion",
     "merge_sides",
     "overlay",
     "to_target",

@@ -25,10 +25,10 @@ from backsplit.nnunet.arms import BLOCK, SHARED_PLANS, Plans
 from backsplit.nnunet.dataset import describe, export, scheme_of
 from backsplit.nnunet.folders import Folders, output_to
 from backsplit.nnunet.plans import CONFIGURATION, PlanSettings, plan
-from backsplit.nnunet.processes import die_with_parent
 from backsplit.nnunet.splits import Splits, make_splits, read_splits
 from backsplit.progress import track
 from backsplit.volume import read_labels, read_volume
+from backsplit.workers import die_with_parent
 
 logger = logging.getLogger(__name__)
 PATIENT_LEFT = 0  # axis of the patient in SimpleITK's system: left, posterior, superior

@@ -2,12 +2,9 @@
 
 import logging
 import multiprocessing
-import os
 import socket
-import threading
 from collections.abc import Callable
 from logging.handlers import QueueHandler, QueueListener
-from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
 from typing import Any, NamedTuple
 
@@ -17,6 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from backsplit.errors import BackSplitError, ConfigurationError
+from backsplit.workers import die_with_parent
 
 PACKAGE = "backsplit"  # its loggers speak for the first process
 
@@ -95,20 +93,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def die_with_parent() -> None:
-    """End this worker when the command that started it is killed; by itself it would wait for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    sentinel = parent.sentinel
-
-    def watch() -> None:
-        wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def rank_and_size() -> tuple[int, int]:
