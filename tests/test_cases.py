@@ -190,7 +190,7 @@ def test_json_that_is_no_manifest(tmp_path, content):
         cases.read(tmp_path)
 
 
-@pytest.mark.parametrize("key", ["schema_version", "name", "channels", "label_names", "scheme", "cases", "provenance"])
+@pytest.mark.parametrize("key", ["schema_version", "name", "channels", "label_names", "scheme", "cases", "provenance", "masks"])
 def test_missing_key_is_named(tmp_path, key):
     path = edited(cohort_in(tmp_path), tmp_path, drop=key)
     with pytest.raises(CohortError, match=f"cohort.json: key '{key}' is missing"):
@@ -200,7 +200,7 @@ def test_missing_key_is_named(tmp_path, key):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("schema_version", 2, "schema version 2, expected 1"),
+        ("schema_version", 3, "schema version 3, expected 2"),
         ("name", 5, "'name' is '5', expected str"),
         ("channels", [1], "'channels' must be a list of texts"),
         ("label_names", {"x": "cyst"}, "'label_names' must map label values"),

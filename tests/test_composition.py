@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from backsplit import cases, composition
+from backsplit import cases
 from backsplit.cases import Case, Cohort
 from backsplit.composition import compose
 from backsplit.errors import CohortError, LabelError, VolumeError
@@ -126,8 +126,10 @@ def test_case_without_labels_is_named(cohort, tmp_path):
 
 
 def test_class_that_the_cohort_does_not_name(cohort, tmp_path):
-    with pytest.raises(LabelError, match="no label is called 'spleen'; it has background, cyst, kidney, liver; choose"):
+    with pytest.raises(LabelError, match="no class 'spleen' in labels; there are cyst, kidney, liver; choose"):
         compose(cohort, scheme=LabelScheme(("cyst",), ("spleen",)), folder=tmp_path / "out")
+    with pytest.raises(LabelError, match="no label is called 'tumour'; it has cyst, kidney, liver; choose targets"):
+        compose(cohort, scheme=LabelScheme(("tumour",)), folder=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -161,7 +163,7 @@ def test_interrupted_run_leaves_no_manifest_and_can_be_repeated(cohort, tmp_path
         write_volume(volume, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(composition, "write_volume", interrupt)
+        patch.setattr("backsplit.composition.fine_labels.write_volume", interrupt)
         with pytest.raises(KeyboardInterrupt):
             compose(cohort, scheme=SCHEME, folder=tmp_path / "out")
     assert list(contents(tmp_path / "out")) == [

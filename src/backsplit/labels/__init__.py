@@ -2,7 +2,7 @@
 
 from backsplit.labels.coarsening import Coarsening, identity, into_background, to_target
 from backsplit.labels.lesions import is_lesion
-from backsplit.labels.overlay import Overlay, overlay
+from backsplit.labels.overlay import Overlay, overlay, overlay_maps
 from backsplit.labels.partial import coarsening_of_case
 from backsplit.labels.scheme import BACKGROUND, LabelScheme
 from backsplit.labels.sides import merge_sides, without_side
@@ -18,6 +18,7 @@ __all__ = [
     "is_lesion",
     "merge_sides",
     "overlay",
+    "overlay_maps",
     "to_target",
     "without_side",
 ]

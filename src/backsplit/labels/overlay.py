@@ -1,7 +1,7 @@
 """Targets drawn over auxiliary masks, with every conflict counted."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,16 +36,32 @@ def overlay(scheme: LabelScheme, masks: Mapping[str, Mask]) -> Overlay:
     """
     if BACKGROUND in masks:
         raise LabelError(f"background is where no mask is; leave it out of {', '.join(masks)}")
-    order = sorted(masks, key=scheme.index)
-    shapes = {masks[name].shape for name in order}
+    shapes = {mask.shape for mask in masks.values()}
     if len(shapes) != 1:
         raise GeometryError(f"masks to overlay must have one shape, got {sorted(shapes) or 'no mask'}")
-    labels = np.zeros(shapes.pop(), dtype=np.min_scalar_type(scheme.num_classes - 1))
+    dtype = np.min_scalar_type(scheme.num_classes - 1)
+    return overlay_maps(scheme, [masks[name] * dtype.type(scheme.index(name)) for name in sorted(masks, key=scheme.index)])
+
+
+def overlay_maps(scheme: LabelScheme, layers: Sequence[LabelMap]) -> Overlay:
+    """Merge label maps of the same classes; at each voxel the class that the scheme names first wins.
+
+    Conflicts are counted layer by layer, each against what the layers before it left.
+
+    Args:
+        scheme: the fine classes.
+        layers: at least one label map, values are indices of the scheme, all of one shape.
+    """
+    size = scheme.num_classes
+    labels = layers[0].astype(np.min_scalar_type(size - 1))
     conflicts: Counter[tuple[str, str]] = Counter()
-    for name in order:
-        claimed = labels[masks[name]]
-        for winner, count in enumerate(np.bincount(claimed, minlength=scheme.num_classes)):
-            if winner and count:
-                conflicts[scheme.names[winner], name] += int(count)
-        labels[masks[name] & (labels == 0)] = scheme.index(name)
+    for layer in layers[1:]:
+        contested = (labels != 0) & (layer != 0) & (labels != layer)
+        pairs = labels[contested].astype(np.int64) * size + layer[contested]
+        for pair, count in enumerate(np.bincount(pairs)):
+            if count:
+                winner, loser = sorted(divmod(pair, size))
+                conflicts[scheme.names[winner], scheme.names[loser]] += int(count)
+        takes = (layer != 0) & ((labels == 0) | (layer < labels))
+        labels[takes] = layer[takes]
     return Overlay(labels, conflicts)
