@@ -190,7 +190,9 @@ def test_json_that_is_no_manifest(tmp_path, content):
         cases.read(tmp_path)
 
 
-@pytest.mark.parametrize("key", ["schema_version", "name", "channels", "label_names", "scheme", "cases", "provenance", "masks"])
+@pytest.mark.parametrize(
+    "key", ["schema_version", "name", "channels", "label_names", "scheme", "cases", "provenance", "masks"]
+)
 def test_missing_key_is_named(tmp_path, key):
     path = edited(cohort_in(tmp_path), tmp_path, drop=key)
     with pytest.raises(CohortError, match=f"cohort.json: key '{key}' is missing"):

@@ -86,6 +86,8 @@ class Compose:
     """Choose targets and auxiliary classes, and write one fine label map per case.
 
     Example: backsplit compose cohorts/hippocampus --targets Anterior --auxiliaries Posterior
+
+    Example: backsplit compose cohorts/kits --targets cyst --auxiliaries kidney liver --sources labels+totalsegmentator
     """
 
     cohort: Positional[Path]
@@ -93,7 +95,12 @@ class Compose:
     targets: tuple[str, ...]
     """Classes to segment in the end."""
     auxiliaries: tuple[str, ...] = ()
-    """Classes that split the background while training."""
+    """Classes that split the background while training; from the label map, or masks that `annotate` added."""
+    sources: tuple[str, ...] | None = None
+    """Where auxiliaries come from: `labels`, or the name of masks; joined by +, the first that has a class gives it.
+    Several make a label map each: arms train on the first, or on another with `train --source`."""
+    force: bool = False
+    """Take masks as auxiliaries that are lesions by their name."""
     output: Path | None = None
     """Folder for label maps and manifest; by default that of the workspace."""
     workspace: Path = DEFAULT_WORKSPACE
@@ -107,7 +114,7 @@ class Compose:
 
         scheme = LabelScheme(self.targets, self.auxiliaries)
         folder = self.output or Workspace(self.workspace).cohort
-        compose(cases.read(self.cohort), scheme=scheme, folder=folder)
+        compose(cases.read(self.cohort), scheme=scheme, folder=folder, sources=self.sources, force=self.force)
         say(f"{folder / cases.MANIFEST_NAME}")
 
 

@@ -43,6 +43,8 @@ class Options:
     """What forced-foreground patches are centred on: a target, or any class of the arm as in stock nnU-Net."""
     sides: Literal["merge", "keep"] = "merge"
     """Left and right auxiliaries: one class; or two, without mirroring from left to right in any arm."""
+    source: str | None = None
+    """Whose auxiliary masks, if `compose --sources` named several; by default the first."""
     network: Literal["unet", "unet-2d", "resenc-m", "segresnet", "swin-unetr"] = "unet"
     """All take the same preprocessed files; each has the paper's optimiser."""
     patch_size: tuple[int, ...] | None = None
@@ -120,6 +122,7 @@ class Options:
             ),
             optimisation=optimisation,
             seed=self.seed,
+            source=self.source,
             start=start,
             chosen_name=self.name,
         )

@@ -166,7 +166,9 @@ def _report(cohort: Cohort, scheme: LabelScheme, variant: Variant, tally: _Tally
     ]:
         logger.warning("%s: not in the scheme, merged into background: %s", cohort.name, ", ".join(merged))
     if tally.conflicts:
-        worst = ", ".join(f"{winner} over {loser} ({n} voxels)" for (winner, loser), n in tally.conflicts.most_common(8))
+        worst = ", ".join(
+            f"{winner} over {loser} ({n} voxels)" for (winner, loser), n in tally.conflicts.most_common(8)
+        )
         logger.info("%s: %s: settled where classes overlap: %s", cohort.name, variant.name, worst)
     if bare := [case.name for case in cohort.cases if variant.annotated(case) is not None]:
         logger.warning(
@@ -217,4 +219,8 @@ def _provenance(cohort: Cohort, scheme: LabelScheme, variants: Sequence[Variant]
     text = f"targets {', '.join(scheme.targets)}; auxiliaries {', '.join(scheme.auxiliaries) or 'none'}"
     if any(variant.mask_sets for variant in variants) or len(variants) > 1:
         text += f"; from {', '.join(variant.name for variant in variants)}"
-    return cohort.provenance if cohort.provenance[-1:] == (("composed", text),) else (*cohort.provenance, ("composed", text))
+    return (
+        cohort.provenance
+        if cohort.provenance[-1:] == (("composed", text),)
+        else (*cohort.provenance, ("composed", text))
+    )

@@ -40,7 +40,9 @@ def overlay(scheme: LabelScheme, masks: Mapping[str, Mask]) -> Overlay:
     if len(shapes) != 1:
         raise GeometryError(f"masks to overlay must have one shape, got {sorted(shapes) or 'no mask'}")
     dtype = np.min_scalar_type(scheme.num_classes - 1)
-    return overlay_maps(scheme, [masks[name] * dtype.type(scheme.index(name)) for name in sorted(masks, key=scheme.index)])
+    return overlay_maps(
+        scheme, [masks[name] * dtype.type(scheme.index(name)) for name in sorted(masks, key=scheme.index)]
+    )
 
 
 def overlay_maps(scheme: LabelScheme, layers: Sequence[LabelMap]) -> Overlay:

@@ -11,11 +11,11 @@ from backsplit.labels import BACKGROUND, Coarsening, LabelScheme, into_backgroun
 from backsplit.learning.losses import Preset
 from backsplit.learning.networks import NetworkName
 from backsplit.learning.optimisation import Optimisation, optimisation_of
-from backsplit.nnunet.networks import NetworkSettings, configuration_of
+from backsplit.nnunet.networks import CONFIGURATION_OF, NetworkSettings, configuration_of
 
 BLOCK = "backsplit"  # key of our block in the plans
 SHARED_PLANS = "nnUNetPlans"
-VERSION = 2  # of the block
+VERSION = 3  # of the block
 LONGEST_NAME = 60
 VIRTUAL = "virtual"  # name of the class that is never labelled
 
@@ -26,6 +26,8 @@ Plans = dict[str, Any]
 DECLARED = (
     "plans_name",
     *(f"{BLOCK}.{key}" for key in ("name", "chosen_name", "arm", "coarsening", "loss", "auxiliary_weight")),
+    *(f"{BLOCK}.{key}" for key in ("source", "annotated")),
+    *(f"configurations.{configuration}.data_identifier" for configuration in CONFIGURATION_OF.values()),
 )
 """What an arm may differ in."""
 DECLARED_BY_START = tuple(f"{BLOCK}.{key}" for key in ("start", "budget", "optimisation"))
@@ -142,6 +144,8 @@ class ArmSettings:
     network_settings: NetworkSettings = field(default_factory=NetworkSettings)
     optimisation: Optimisation = field(default_factory=lambda: optimisation_of("unet"))
     seed: int = 0
+    source: str | None = None
+    """Whose auxiliary masks the labels hold, if the cohort was composed from several; None means the first."""
     start: Start | None = None
     """Weights to start from; None means random ones."""
     chosen_name: str | None = None
@@ -159,6 +163,8 @@ class ArmSettings:
                 f"arm 'subset' names {', '.join(unknown)}, which the cohort does not have as an auxiliary; "
                 f"it has {', '.join(self.scheme.auxiliaries) or 'none'}"
             )
+        if self.source is not None and self.arm.kind in {"binary", "virtual"}:
+            raise ConfigurationError(f"arm {self.arm.kind!r} has no auxiliaries, so no --source; leave it out")
         if self.start is not None and self.num_classes == self.scheme.num_targets + 1:
             raise ConfigurationError(
                 f"fine-tuning needs an arm with more classes than targets and background; {self.arm.kind!r} has none"
@@ -177,6 +183,7 @@ class ArmSettings:
             return self.chosen_name
         parts = ["finetuned"] * (self.start is not None) + [self.arm.name]
         parts += [self.loss] * (self.loss != "target-first" and self.arm.kind != "binary")
+        parts += [] if self.source is None else [_short(self.source)]
         parts += [] if self.auxiliary_weight is None else [f"weight{self.auxiliary_weight:g}"]
         return "-".join([*parts, *[self.network] * (self.network != "unet")])
 
@@ -247,7 +254,7 @@ class ArmSettings:
         arm, scheme, start = block["arm"], block["scheme"], block["start"]
         rest = {
             key: block[key]
-            for key in ("loss", "auxiliary_weight", "sampling", "sides", "network", "seed", "chosen_name")
+            for key in ("loss", "auxiliary_weight", "sampling", "sides", "network", "seed", "source", "chosen_name")
         }
         return cls(
             arm=Arm(arm["kind"], tuple(arm["auxiliaries"]), arm["fraction"], arm["missing"]),
@@ -264,7 +271,8 @@ def plans_of_arm(shared: Plans, settings: ArmSettings) -> Plans:
     """The shared plans with the arm's block and the configuration of its network alone; arguments stay as they are.
 
     Raises:
-        ConfigurationError: the network cannot have what the settings ask for, or sides cannot be told in the images.
+        ConfigurationError: the network cannot have what the settings ask for, sides cannot be told in the images, or
+            the data has no labels of the source.
     """
     configuration, chosen = configuration_of(settings.network, shared, settings.network_settings)
     if settings.sides == "keep" and shared[BLOCK]["left_right_axis"] is None:
@@ -272,12 +280,31 @@ def plans_of_arm(shared: Plans, settings: ArmSettings) -> Plans:
             "--sides keep needs images that all lie the same way, and left-right is another array axis in some of "
             "these; reorient them, or leave sides merged"
         )
+    block = {key: value for key, value in shared[BLOCK].items() if key != "sources"}
+    if settings.source is not None:
+        block["annotated"] = _annotated_by(shared, settings.source)
+        chosen = {**chosen, "data_identifier": data_identifier(chosen["data_identifier"], settings.source)}
     return {
         **shared,
         "plans_name": settings.name,
         "configurations": {configuration: chosen},
-        BLOCK: {**shared[BLOCK], **settings.to_block()},
+        BLOCK: {**block, **settings.to_block()},
     }
+
+
+def data_identifier(first: str, source: str) -> str:
+    """Folder of the preprocessed cases whose labels hold the masks of a further source; the images are the first's."""
+    return f"{first}@{source}"
+
+
+def _annotated_by(shared: Plans, source: str) -> dict[str, list[str]]:
+    further = shared[BLOCK]["sources"]
+    if source not in further:
+        raise ConfigurationError(
+            f"--source {source!r}: the cohort was composed from {', '.join(further) or 'one source'}; the first is "
+            "what arms take without --source, others need `backsplit compose --sources FIRST OTHER` and `prepare`"
+        )
+    return further[source]
 
 
 def dataset_json_of_arm(shared: dict[str, Any], settings: ArmSettings) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import multiprocessing
 import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ from backsplit.cases import Case, Cohort
 from backsplit.errors import CohortError, GeometryError, LabelError, VolumeError
 from backsplit.files import raise_system_error, write_json
 from backsplit.labels import LabelScheme
-from backsplit.nnunet.arms import BLOCK, SHARED_PLANS, Plans
+from backsplit.nnunet.arms import BLOCK, SHARED_PLANS, Plans, data_identifier
 from backsplit.nnunet.dataset import describe, export, scheme_of
 from backsplit.nnunet.folders import Folders, output_to
 from backsplit.nnunet.plans import CONFIGURATION, PlanSettings, plan
@@ -84,12 +84,16 @@ def prepare(
     scheme = scheme_of(cohort)
     dataset = export(cohort, folders, dataset_id=dataset_id)
     address = _address(cohort, settings, folds)
+    further = _further_sources(cohort)
+    whole = _digest([address, *(_address(each, settings, folds) for each in further.values())])
     marker = marker_path(folders, dataset)
-    if marker.exists() and (done := Preparation(**json.loads(marker.read_text()))).address == address:
+    if marker.exists() and (done := Preparation(**json.loads(marker.read_text()))).address == whole:
         logger.info("%s is already prepared", dataset)
         return done
     marker.unlink(missing_ok=True)
     checked = _check_cases(cohort, scheme, num_processes)
+    for each in further.values():
+        _check_cases(each, scheme, num_processes)
     splits = folds.make(cohort, {name: check.has_target for name, check in checked.items()})
     home = folders.preprocessed / dataset
     with output_to(home / "preparation.log"):
@@ -99,17 +103,47 @@ def prepare(
         "splits": _digest(splits),
         "plan_settings": settings.to_json(),
         "num_targets": scheme.num_targets,
-        "annotated": {case.name: list(case.annotated) for case in cohort.cases if case.annotated is not None},
+        "annotated": _annotated(cohort),
+        "sources": {source: _annotated(each) for source, each in further.items()},
         "left_right_axis": _left_right_axis(checked.values(), plans["transpose_forward"]),
     }
     write_json(splits, home / "splits_final.json")
-    _preprocess(cohort, plans, home, address, num_processes)
+    first = home / plans["configurations"][CONFIGURATION]["data_identifier"]
+    _preprocess(cohort, plans, first, address, num_processes)
+    folders_of_labels = {home / data_identifier(first.name, source): each for source, each in further.items()}
+    for folder, each in folders_of_labels.items():
+        _preprocess(each, plans, folder, _address(each, settings, folds), num_processes, images=first)
     write_json(plans, home / f"{SHARED_PLANS}.json")
-    files = sorted((home / plans["configurations"][CONFIGURATION]["data_identifier"]).iterdir())
+    files = [file for folder in (first, *folders_of_labels) for file in folder.iterdir() if not file.is_symlink()]
     num_bytes = sum(file.stat().st_size for file in files)
-    result = Preparation(dataset, len(cohort.cases), len(files), num_bytes, address)
+    result = Preparation(dataset, len(cohort.cases), len(files), num_bytes, whole)
     write_json(asdict(result), marker)
     return result
+
+
+def _further_sources(cohort: Cohort) -> dict[str, Cohort]:
+    """For each source but the first that the cohort was composed from, the cohort with its labels; the same targets."""
+    return {masks.name: _with_labels_of(cohort, masks.name) for masks in cohort.masks[1:]}
+
+
+def _with_labels_of(cohort: Cohort, source: str) -> Cohort:
+    def changed(case: Case) -> Case:
+        masks = case.masks_of(source)
+        if masks is None:
+            raise CohortError(f"{case.name}: no labels composed from {source}; run `backsplit compose` again")
+        return replace(case, labels=masks.path, annotated=masks.annotated, masks=())
+
+    return replace(cohort, cases=tuple(map(changed, cohort.cases)), masks=())
+
+
+def _annotated(cohort: Cohort) -> dict[str, list[str]]:
+    """Auxiliaries by case, for the cases that lack some."""
+    auxiliaries = scheme_of(cohort).auxiliaries
+    return {
+        case.name: [name for name in auxiliaries if name in case.annotated]
+        for case in cohort.cases
+        if case.annotated is not None
+    }
 
 
 def _digest(content: Any) -> str:  # noqa: ANN401  any JSON
@@ -177,9 +211,20 @@ def _check_case(case: Case, scheme: LabelScheme) -> _Check:
     return _Check(has_target, labels.grid.axis_along(PATIENT_LEFT))
 
 
-def _preprocess(cohort: Cohort, plans: Plans, home: Path, address: str, num_processes: int) -> None:
-    folder = home / plans["configurations"][CONFIGURATION]["data_identifier"]
-    origin = home / "preprocessing.json"
+def _preprocess(
+    cohort: Cohort, plans: Plans, folder: Path, address: str, num_processes: int, *, images: Path | None = None
+) -> None:
+    """Preprocess the cases of a cohort that are not done, into a folder of nnU-Net's layout.
+
+    Args:
+        cohort: the cases.
+        plans: shared by all arms.
+        folder: for the cases; emptied if it holds those of another address.
+        address: of the data.
+        num_processes: cases at a time.
+        images: folder whose preprocessed images are linked to, so that only labels are new; None makes images too.
+    """
+    origin = folder.with_name(f"{folder.name}.json")
     if not origin.exists() or json.loads(origin.read_text()) != {"data": address}:
         shutil.rmtree(folder, ignore_errors=True)
         write_json({"data": address}, origin)
@@ -187,7 +232,7 @@ def _preprocess(cohort: Cohort, plans: Plans, home: Path, address: str, num_proc
     for leftover in folder.glob(".*"):
         leftover.unlink()
     waiting = [case for case in cohort.cases if not (folder / f"{case.name}{CASE_SUFFIXES[-1]}").exists()]
-    work = partial(_preprocess_case, plans=plans, dataset_json=describe(cohort), folder=folder)
+    work = partial(_preprocess_case, plans=plans, dataset_json=describe(cohort), folder=folder, images=images)
     if num_processes == 1:
         for case in track(waiting, "preprocessed"):
             work(case)
@@ -198,8 +243,10 @@ def _preprocess(cohort: Cohort, plans: Plans, home: Path, address: str, num_proc
             next(results)
 
 
-def _preprocess_case(case: Case, *, plans: Plans, dataset_json: dict[str, Any], folder: Path) -> None:
-    manager = PlansManager(plans)
+def _preprocess_case(
+    case: Case, *, plans: Plans, dataset_json: dict[str, Any], folder: Path, images: Path | None
+) -> None:
+    manager = PlansManager(plans if images is None else _with_quick_images(plans))
     unfinished = folder / f".{case.name}"
     try:
         DefaultPreprocessor(verbose=False).run_case_save(
@@ -213,5 +260,16 @@ def _preprocess_case(case: Case, *, plans: Plans, dataset_json: dict[str, Any], 
     except RuntimeError:  # all that blosc2 says when a disk is full
         raise_system_error(unfinished)
         raise
+    if images is not None:
+        image = Path(f"{unfinished}{CASE_SUFFIXES[0]}")
+        image.unlink()
+        image.symlink_to(Path("..") / images.name / f"{case.name}{CASE_SUFFIXES[0]}")
     for suffix in CASE_SUFFIXES:
         Path(f"{unfinished}{suffix}").replace(folder / f"{case.name}{suffix}")
+
+
+def _with_quick_images(plans: Plans) -> Plans:
+    """Plans for a run whose images are thrown away: resampled to the nearest voxel."""
+    configuration = plans["configurations"][CONFIGURATION]
+    quick = {**configuration["resampling_fn_data_kwargs"], "order": 0, "order_z": 0}
+    return {**plans, "configurations": {CONFIGURATION: {**configuration, "resampling_fn_data_kwargs": quick}}}
