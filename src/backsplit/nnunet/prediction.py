@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -21,9 +23,11 @@ from backsplit.files import write_json
 from backsplit.labels import BACKGROUND, Coarsening, to_target
 from backsplit.nnunet.arms import BLOCK, ArmSettings, Plans
 from backsplit.nnunet.folders import output_to
+from backsplit.nnunet.models import channel_names, initialize
+from backsplit.nnunet.start import dataset_of
 from backsplit.nnunet.training import FINAL
 from backsplit.progress import track
-from backsplit.volume import Volume, read_grid, write_volume
+from backsplit.volume import Volume, read_grid, read_labels, write_volume
 
 logger = logging.getLogger(__name__)
 MANIFEST_NAME = "predictions.json"
@@ -108,13 +112,13 @@ class Predictor:
             return files
         log = self.model / "prediction.log"
         with output_to(log):
-            network = _load(self.model, self.folds, self.settings, self.device)
+            network = load_predictor(self.model, self.folds, self.settings, self.device)
         keep = to_target(num_targets=arm.scheme.num_targets, num_fine=arm.num_classes)
         if self.settings.rule == "pooled":
             _pool(network, keep)
         for case, file in track(waiting, f"{arm.name}: predicted"):
             with output_to(log):
-                labels = _predict_case(network, case)
+                labels = predict_case(network, case)
             is_final = self.settings.all_classes or self.settings.rule == "pooled"
             chosen = labels if is_final else keep.of_labels(labels)
             write_volume(Volume(chosen, read_grid(case.images[0])), file)
@@ -156,7 +160,7 @@ class Predictor:
 def channels_of(model: Path) -> tuple[str, ...]:
     """Names of the channels that a model takes."""
     read_plans(model)
-    return tuple(json.loads((model / "dataset.json").read_text())["channel_names"].values())
+    return channel_names(dataset_of(model))
 
 
 def read_predictions(folder: Path) -> dict[str, Any]:
@@ -171,11 +175,23 @@ def read_predictions(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _load(model: Path, folds: tuple[int, ...], settings: PredictionSettings, device: torch.device) -> nnUNetPredictor:
+def load_predictor(
+    model: Path,
+    folds: Sequence[int | str],
+    settings: PredictionSettings,
+    device: torch.device,
+    *,
+    allow_unsafe: bool = False,
+) -> nnUNetPredictor:
+    """Any trained nnU-Net v2 model of one class per voxel; see `backsplit.nnunet.models.initialize`.
+
+    Raises:
+        ModelError: as there.
+    """
     predictor = nnUNetPredictor(
         tile_step_size=settings.step_size, use_mirroring=settings.mirroring, device=device, allow_tqdm=False
     )
-    predictor.initialize_from_trained_model_folder(str(model), folds, settings.checkpoint)
+    initialize(predictor, model, folds, checkpoint=settings.checkpoint, allow_unsafe=allow_unsafe)
     if device.type == "cpu":
         _run_tiles_in_pairs(predictor.network)
     return predictor
@@ -203,9 +219,13 @@ def _run_tiles_in_pairs(network: torch.nn.Module) -> None:
     network.register_forward_hook(lambda _, __, output: output[:1])
 
 
-def _predict_case(predictor: nnUNetPredictor, case: Case) -> LabelMap:
-    """What the network tells apart, on the grid of the image, `[x, y, z]`."""
-    num_channels = len(predictor.dataset_json["channel_names"])
+def predict_case(predictor: nnUNetPredictor, case: Case) -> LabelMap:
+    """What the network tells apart, on the grid of the image, `[x, y, z]`.
+
+    Raises:
+        CohortError: the case has another number of images than the model has channels.
+    """
+    num_channels = len(channel_names(predictor.dataset_json))
     if len(case.images) != num_channels:
         raise CohortError(f"{case.name}: {len(case.images)} images, the model takes {num_channels} channels")
     data, _, properties = DefaultPreprocessor(verbose=False).run_case(
@@ -219,4 +239,15 @@ def _predict_case(predictor: nnUNetPredictor, case: Case) -> LabelMap:
     labels = convert_predicted_logits_to_segmentation_with_correct_shape(
         logits, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, properties
     )
-    return np.ascontiguousarray(labels.transpose(2, 1, 0))
+    return _as_in_file(predictor, labels, properties)
+
+
+def _as_in_file(predictor: nnUNetPredictor, labels: np.ndarray, properties: dict[str, Any]) -> LabelMap:
+    """Labels in the order of the image file, `[x, y, z]`; readers that turn images turn labels back as they write."""
+    reader = predictor.plans_manager.image_reader_writer_class
+    if reader is SimpleITKIO:
+        return np.ascontiguousarray(labels.transpose(2, 1, 0))
+    with tempfile.TemporaryDirectory(prefix="backsplit-") as folder:
+        path = Path(folder) / "labels.nii"
+        reader().write_seg(labels, str(path), properties)
+        return read_labels(path).voxels

@@ -29,6 +29,7 @@ PREPROCESSING = (
 SHARED = ("transpose_forward", "foreground_intensity_properties_per_channel")
 NUMPY_SCALARS: list[Any] = [
     numpy_scalars.scalar,
+    (numpy_scalars.scalar, "numpy.core.multiarray.scalar"),  # as numpy 1 wrote it
     np.dtype,
     np.dtypes.Float32DType,
     np.dtypes.Float64DType,
@@ -38,8 +39,12 @@ NUMPY_SCALARS: list[Any] = [
 Weights = Mapping[str, Tensor]
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, allow_unsafe: bool = False) -> dict[str, Any]:
     """The content of a checkpoint of nnU-Net's layout, without running code that a stranger put into it.
+
+    Args:
+        path: file.
+        allow_unsafe: run that code; for files of a maker whom the user trusts.
 
     Raises:
         ModelError: there is none, or it holds something other than tensors and plain values.
@@ -48,12 +53,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ModelError(f"no checkpoint {path}; train the model, or name another fold or checkpoint")
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=not allow_unsafe)
     except Exception as error:
         raise ModelError(
             f"{path} is not a checkpoint of nnU-Net that is safe to load ({type(error).__name__})"
         ) from error
-    if "network_weights" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("network_weights"), dict):
         raise ModelError(f"{path} has no network_weights; give a checkpoint of nnU-Net v2")
     return content
 
@@ -75,17 +80,16 @@ def load_start(settings: ArmSettings, network: nn.Module, fold_folder: Path) -> 
 
 
 def classes_of(model: Path) -> tuple[str, ...]:
-    """Class names of a model of nnU-Net's layout, by index.
+    """Class names of a model of nnU-Net's layout, by output; `ignore` is none.
 
     Raises:
         ModelError: no such model, or one that was trained on regions.
     """
-    path = model / "dataset.json"
-    if not path.exists():
-        raise ModelError(f"{model} holds no trained model (no dataset.json)")
-    labels = json.loads(path.read_text())["labels"]
+    labels = {name: value for name, value in dataset_of(model)["labels"].items() if name != "ignore"}
     if not all(isinstance(value, int) for value in labels.values()):
-        raise ModelError(f"{model} was trained on regions; fine-tuning needs one class per voxel")
+        raise ModelError(f"{model} was trained on regions, which may overlap; expected one class per voxel")
+    if sorted(labels.values()) != list(range(len(labels))):
+        raise ModelError(f"{model}: label values {sorted(labels.values())} are not 0 to {len(labels) - 1}; mend them")
     return tuple(sorted(labels, key=labels.__getitem__))
 
 
@@ -182,7 +186,26 @@ def plans_of(model: Path) -> Plans:
     Raises:
         ModelError: there are none.
     """
-    path = model / "plans.json"
+    return _read_json(model / "plans.json", "configurations")
+
+
+def dataset_of(model: Path) -> dict[str, Any]:
+    """What nnU-Net wrote about the data that a model was trained on.
+
+    Raises:
+        ModelError: there is none.
+    """
+    return _read_json(model / "dataset.json", "labels")
+
+
+def _read_json(path: Path, key: str) -> dict[str, Any]:
+    """A file of a model folder, which holds an object under a key at least."""
     if not path.exists():
-        raise ModelError(f"{model} holds no trained model (no plans.json)")
-    return json.loads(path.read_text())
+        raise ModelError(f"{path.parent} holds no trained model (no {path.name})")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is no JSON ({error}); copy the model again") from error
+    if not isinstance(content, dict) or not isinstance(content.get(key), dict):
+        raise ModelError(f"{path} has no {key}; expected the file that nnU-Net v2 wrote")
+    return content
