@@ -14,7 +14,12 @@ Item = TypeVar("Item")
 
 
 def run_isolated(
-    work: Callable[[Item], None], items: Iterable[Item], *, num_processes: int, begin: Callable[..., None], given: Any
+    work: Callable[[Item], None],
+    items: Iterable[Item],
+    *,
+    num_processes: int,
+    begin: Callable[..., None],
+    given: Any,  # noqa: ANN401  passed on
 ) -> Iterator[tuple[Item, BaseException | None]]:
     """Call `work(item)` for each item in spawned processes; yield each item as it ends, with its error if it had one.
 
@@ -42,10 +47,11 @@ def run_isolated(
                 except BrokenProcessPool:
                     break
                 done = wait(running, return_when=FIRST_COMPLETED).done
-                if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
-                    break
-                for future in done:
+                ended = [future for future in done if not isinstance(future.exception(), BrokenProcessPool)]
+                for future in ended:
                     yield running.pop(future), future.exception()
+                if len(ended) < len(done):
+                    break
         under_way = list(running.values())
         if width == 1 or len(under_way) == 1:
             for item in under_way:

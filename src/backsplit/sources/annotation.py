@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from backsplit import cases
+from backsplit.arrays import LabelMap
 from backsplit.cases import Case, CaseMasks, Cohort, MaskSet
 from backsplit.errors import BackSplitError, GeometryError, SourceError
 from backsplit.files import write_json
@@ -26,7 +27,7 @@ from backsplit.progress import track_some
 from backsplit.sources.protocol import Masks, MaskSource
 from backsplit.sources.quality import measure
 from backsplit.sources.resampling import resample_labels
-from backsplit.volume import Volume, read_grid, read_labels, write_volume
+from backsplit.volume import Grid, Volume, read_grid, read_labels, write_volume
 from backsplit.workers import run_isolated
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ def _run(waiting: Sequence[Case], work: _Work, num_processes: int) -> dict[str, 
     )
     for case, error in track_some(jobs, f"{work.name}: annotated", total=len(waiting)):
         if error is not None:
-            failures[case.name] = _last_lines(str(error))
+            failures[case.name] = _last_lines(str(error) or repr(error)).removeprefix(f"{case.name}: ")
             logger.warning("%s: failed: %s", case.name, failures[case.name])
     return failures
 
@@ -145,8 +146,9 @@ def _is_done(case: Case, work: _Work) -> bool:
 
 
 def _stamps(files: Sequence[Path]) -> list[str]:
-    stats = [(path.name, path.stat()) for path in files]
-    return [f"{name}: {stat.st_size} bytes, {stat.st_mtime_ns}" for name, stat in stats]
+    """What tells a file from an earlier one; one that is gone is another too, and the case says so when it is done."""
+    stats = [(path.name, path.stat() if path.exists() else None) for path in files]
+    return [f"{name}: {stat.st_size} bytes, {stat.st_mtime_ns}" if stat else f"{name}: missing" for name, stat in stats]
 
 
 _WORK: list[_Work] = []
@@ -164,21 +166,22 @@ def _annotate_case(case: Case) -> None:
     log.unlink(missing_ok=True)
     try:
         with output_to(log), tempfile.TemporaryDirectory(prefix="backsplit-") as scratch:
-            start = time.monotonic()
+            start, stamps = time.monotonic(), _stamps(work.source.inputs(case))
             masks = work.source.segment(case, Path(scratch))
-            _write(case, masks, work, seconds=time.monotonic() - start)
-    except BackSplitError:
-        raise
+            made = {"inputs": stamps, "seconds": round(time.monotonic() - start, 3)}
+            _write(case, masks, work, made)
     except Exception as error:
         with log.open("a", encoding="utf-8") as stream:
             traceback.print_exc(file=stream)
+        if isinstance(error, BackSplitError):
+            raise
         raise SourceError(f"{type(error).__name__}: {error}") from None
     log.unlink(missing_ok=True)
 
 
-def _write(case: Case, masks: Masks, work: _Work, *, seconds: float) -> None:
+def _write(case: Case, masks: Masks, work: _Work, made: Mapping[str, Any]) -> None:
     grid = read_grid(case.images[0])
-    own = None if case.labels is None else read_labels(case.labels).voxels
+    own = _own_labels(case, grid)
     structures = work.source.structures
     for step, volume in {**masks.intermediate, "": masks.volume}.items():
         fitted = _on_grid(case, volume, work.resample, grid)
@@ -189,18 +192,28 @@ def _write(case: Case, masks: Masks, work: _Work, *, seconds: float) -> None:
             "version": 1,
             "case": case.name,
             "how": work.how,
-            "inputs": _stamps(work.source.inputs(case)),
+            **made,
             "annotated": list(structures if masks.annotated is None else masks.annotated),
             "labels": {name: value for value, name in enumerate(structures, start=1)},
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "seconds": round(seconds, 3),
             "details": dict(masks.details),
             "quality": measure(Volume(narrow, grid), structures, own, work.label_names),
         }
         write_json(record, work.path(case, ".json", step=step))
 
 
-def _on_grid(case: Case, volume: Volume, resample: Interpolation | None, grid: Any) -> Volume:
+def _own_labels(case: Case, grid: Grid) -> LabelMap | None:
+    if case.labels is None:
+        return None
+    labels = read_labels(case.labels)
+    if difference := grid.difference(labels.grid):
+        raise GeometryError(
+            f"{case.name}: image and label map are on different grids: {difference}; bring the label map to the image's"
+        )
+    return labels.voxels
+
+
+def _on_grid(case: Case, volume: Volume, resample: Interpolation | None, grid: Grid) -> Volume:
     difference = grid.difference(volume.grid)
     if difference is None:
         return volume
@@ -240,8 +253,8 @@ def _steps(work: _Work) -> set[str]:
     """Words of the intermediate sets on disk that were made by this run's way; the empty word is the set itself."""
     root, start = work.folder / "masks", f"{work.name}-"
     found = {""}
-    for folder in root.glob(f"{work.name}-*"):
-        record = next(folder.glob("*.json"), None)
+    for folder in (path for path in root.iterdir() if path.is_dir() and path.name.startswith(start)):
+        record = next((path for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != "."), None)
         if record is not None and json.loads(record.read_text())["how"] == json.loads(json.dumps(work.how)):
             found.add(folder.name.removeprefix(start))
     return found
@@ -252,7 +265,8 @@ def _joined(name: str, step: str) -> str:
 
 
 def _last_lines(text: str) -> str:
-    return " / ".join(line.strip() for line in text.strip().splitlines()[-NUM_LAST_LINES:])
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " / ".join(lines[-NUM_LAST_LINES:])
 
 
 def records_of(cohort: Cohort, name: str) -> Mapping[str, dict[str, Any]]:
