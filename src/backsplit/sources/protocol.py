@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from backsplit.cases import Case
 from backsplit.volume import Volume
@@ -25,6 +25,7 @@ class Masks:
     sets of their own, `<name>-3-clicks`."""
 
 
+@runtime_checkable
 class MaskSource(Protocol):
     """A way to get masks.
 
