@@ -27,6 +27,10 @@ class Reference:
         """Class names, in the order of label values."""
         return tuple(name for _, name in sorted(self.classes))
 
+    def value(self, name: str) -> int:
+        """Label value of a class."""
+        return next(value for value, known in self.classes if known == name)
+
     def path(self, case: Case) -> Path:
         """The reference of a case.
 
