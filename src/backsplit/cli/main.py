@@ -14,6 +14,7 @@ import tyro
 from backsplit.cli.data import Compose, Convert, Prepare
 from backsplit.cli.demo import Demo
 from backsplit.cli.doctor import Doctor
+from backsplit.cli.masks import Annotate, command_of
 from backsplit.cli.models import Predict
 from backsplit.cli.results import Compare, Evaluate, Report
 from backsplit.cli.training import Finetune, Train
@@ -21,10 +22,10 @@ from backsplit.errors import BackSplitError
 
 DESCRIPTION = (
     "Lesion segmentation that trains with the background split into anatomy, and predicts the lesion alone.\n\n"
-    "The usual order: convert, compose, prepare, train (once per arm), predict, evaluate, compare, report.\n"
+    "The usual order: convert, annotate, compose, prepare, train (once per arm), predict, evaluate, compare, report.\n"
     "`backsplit demo` walks through it on a made-up data set in minutes; `backsplit COMMAND --help` has examples."
 )
-COMMANDS = (Demo, Convert, Compose, Prepare, Train, Finetune, Predict, Evaluate, Compare, Report, Doctor)
+COMMANDS = (Demo, Convert, Annotate, Compose, Prepare, Train, Finetune, Predict, Evaluate, Compare, Report, Doctor)
 DISK_ADVICE = {
     errno.ENOSPC: "free some space or use another folder",
     errno.EDQUOT: "free some of your quota or use another folder",
@@ -60,6 +61,7 @@ def _parse(arguments: list[str]) -> Any:  # noqa: ANN401  one of the commands
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
     by_name = {command.__name__.lower(): command for command in COMMANDS}
     if arguments and (chosen := by_name.get(arguments[0])):
+        chosen = command_of(arguments[1:]) if chosen is Annotate else chosen
         return tyro.cli(chosen, prog=f"backsplit {arguments[0]}", args=arguments[1:], config=config)
     lines = {name: (command.__doc__ or "").partition("\n")[0] for name, command in by_name.items()}
     listed = [

@@ -11,8 +11,8 @@ LESION = re.compile(rf"(?:^|[^a-z])(?:{WORDS})(?:$|[^a-z])")
 
 
 def is_lesion(name: str) -> bool:
-    """Whether a class is a lesion by its name: `kidney_cyst_left`, `liver_lesions`, `Primary Tumour`; not `cystic duct`.
+    """Whether a class is a lesion by its name: `kidney_cyst_left`, `liver_lesions`, `Tumour`; not `cystic duct`.
 
-    An organ model's lesion class says where the target is. As an auxiliary it would compete with it for the same voxels.
+    An organ model's lesion class says where the target is. As an auxiliary it would compete with it for its voxels.
     """
     return LESION.search(name.lower()) is not None

@@ -74,6 +74,27 @@ def lesion_table(records: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_LESION_COLUMNS))
 
 
+def summarise_quality(quality: pd.DataFrame, lesions: pd.DataFrame) -> pd.DataFrame:
+    """Sum up both tables by structure.
+
+    Args:
+        quality: of `quality_table`.
+        lesions: of `lesion_table`.
+
+    Returns:
+        `structure` in order of appearance, `num_cases`, `median_volume_ml` of the masks that have a voxel, how many
+        masks have each flag, and `overlap_voxels`, summed over the classes of the label maps: what a target takes from
+        the structure, if it is one of them.
+    """
+    groups = quality.groupby("structure", sort=False)
+    volumes = quality.loc[quality["voxels"] > 0].groupby("structure")["volume_ml"].median()
+    flags = {f"num_{flag}": groups[flag].sum().astype(int) for flag in ("empty", "fragments", "border", "volume")}
+    overlap = lesions.groupby("structure")["overlap_voxels"].sum().astype(int)
+    table = pd.DataFrame({"num_cases": groups.size(), "median_volume_ml": volumes, **flags})
+    table = table.reindex(quality["structure"].unique())
+    return table.assign(overlap_voxels=overlap.reindex(table.index, fill_value=0)).reset_index(names="structure")
+
+
 def _is_unusual(table: pd.DataFrame) -> pd.Series:
     logs = np.log(table["volume_ml"].astype(float).where(table["voxels"] > 0))
     by_structure = logs.groupby(table["structure"])
