@@ -85,7 +85,7 @@ def prepare(
     dataset = export(cohort, folders, dataset_id=dataset_id)
     address = _address(cohort, settings, folds)
     further = _further_sources(cohort)
-    whole = _digest([address, *(_address(each, settings, folds) for each in further.values())])
+    whole = _digest([address, {source: _address(each, settings, folds) for source, each in further.items()}])
     marker = marker_path(folders, dataset)
     if marker.exists() and (done := Preparation(**json.loads(marker.read_text()))).address == whole:
         logger.info("%s is already prepared", dataset)
