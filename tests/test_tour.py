@@ -29,7 +29,7 @@ def hippocampus(real_data: Path, tmp_path: Path) -> Path:
 
 
 def tour() -> list[list[str]]:
-    section = README.read_text().partition("## Tour")[2]
+    section = README.read_text().partition("## Tour")[2].partition("\n## ")[0]
     return [shlex.split(line)[1:] for line in re.findall(r"^    (backsplit .*)$", section, flags=re.MULTILINE)]
 
 

@@ -23,10 +23,6 @@ PACKAGES = (
 )
 OPTIONAL = {"TotalSegmentator", "TPTBox", "nninteractive"}
 NNUNET_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-WEIGHTS = {
-    "TotalSegmentator total, total_mr (Apache-2.0)": ("TOTALSEG_WEIGHTS_PATH", ".totalsegmentator/nnunet/results"),
-    "nnInteractive (CC BY-NC-SA 4.0, non-commercial)": ("NNINTERACTIVE_MODEL_DIR", ".nninteractive"),
-}
 
 
 @dataclass(frozen=True)
@@ -64,9 +60,22 @@ class Doctor:
             say(f"{name}: {os.environ.get(name, 'not set, the workspace is used')}")
         free = shutil.disk_usage(_existing(self.workspace.resolve())).free
         say(f"free disk at {self.workspace}: {free / 1e9:.1f} GB")
-        for source, (variable, default) in WEIGHTS.items():
-            folder = Path(os.environ.get(variable, Path.home() / default))
-            say(f"weights of {source}: {'found' if folder.is_dir() else 'none'} at {folder}")
+        _say_weights()
+
+
+def _say_weights() -> None:
+    from backsplit.errors import SourceError
+    from backsplit.sources import nninteractive_model, totalsegmentator, vibesegmentator
+    from backsplit.sources.weights import LICENCES
+
+    modules = (totalsegmentator, vibesegmentator, nninteractive_model)
+    for (source, licence), module in zip(LICENCES.items(), modules, strict=True):
+        try:
+            root = module.default_root()
+        except SourceError as error:
+            say(f"weights of {source} ({licence}): {error}")
+        else:
+            say(f"weights of {source} ({licence}): {'found' if root.is_dir() else 'none'} at {root}")
 
 
 def _say_parameters(names: Sequence[str]) -> None:

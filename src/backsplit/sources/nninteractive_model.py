@@ -76,8 +76,13 @@ def _installed_version() -> str:
         raise SourceError('nnInteractive is not installed; run: pip install "backsplit[interactive]"') from None
 
 
+def default_root() -> Path:
+    """Where nnInteractive keeps the models that it has downloaded."""
+    return Path(os.environ.get(ROOT_VARIABLE) or Path.home() / DEFAULT_ROOT).expanduser()
+
+
 def _downloaded() -> Path:
-    root = Path(os.environ.get(ROOT_VARIABLE) or Path.home() / DEFAULT_ROOT).expanduser()
+    root = default_root()
     models = sorted(path.parent for path in (root / "models").glob("*/plans.json"))
     if len(models) > 1:
         names = ", ".join(model.name for model in models)

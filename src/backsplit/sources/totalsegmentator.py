@@ -128,7 +128,7 @@ def open_totalsegmentator(  # noqa: PLR0913  what a user may choose
     wanted = [name for structure in chosen for name in _classes(structure, task)]
     if twice := sorted({name for name in wanted if wanted.count(name) > 1}):
         raise SourceError(f"structure {twice[0]!r} is also part of another that is named; leave one of them out")
-    root = _default_root() if weights is None else weights.resolve()
+    root = default_root() if weights is None else weights.resolve()
     datasets = _datasets(task, fast=fast, is_subset=structures is not None)
     _check_weights(datasets, root)
     how = {
@@ -185,7 +185,7 @@ def _downloads(missing: Sequence[int]) -> list[str]:
     return chosen
 
 
-def _default_root() -> Path:
+def default_root() -> Path:
     """Where the tool looks for weights if it is not told."""
     home = Path(os.environ.get("TOTALSEG_HOME_DIR", Path.home() / ".totalsegmentator"))
     return Path(os.environ.get("TOTALSEG_WEIGHTS_PATH", home / "nnunet" / "results")).resolve()

@@ -76,7 +76,7 @@ def open_vibesegmentator(
     version = installed_version("TPTBox", extra="vibe")
     available = [name for name in _table().values() if not name.startswith("unused")]
     chosen = choose_structures(available, structures, force=force)
-    root = _default_root() if weights is None else weights.resolve()
+    root = default_root() if weights is None else weights.resolve()
     model = _model(root)
     how = {
         "tool": NAME,
@@ -117,7 +117,7 @@ def _model(root: Path) -> Path:
     return found[0]
 
 
-def _default_root() -> Path:
+def default_root() -> Path:
     """Where TPTBox looks for weights if it is not told."""
     own = _package() / "segmentation" / "nnUNet" / RESULTS
     return Path(os.environ.get("VIBESEG_WEIGHTS_PATH", own)).resolve()
