@@ -83,9 +83,7 @@ def test_the_commands_run_as_they_stand_in_the_readme(home):
     assert (own == 1).sum() == 64
     organs = read_labels(home / "my-masks" / "a" / "spleen.nii.gz").voxels
     np.testing.assert_array_equal(own == 3, (organs != 0) & (own != 1))
-    with pytest.raises(FileNotFoundError):
-        (home / "cohorts" / "ct" / "masks" / "mine" / "check-labels.csv").read_text()
     run("annotate", "cohorts/ct", "--source", "folder", "--masks", "my-masks", "--name", "mine", "--check", "labels")
     checked = pd.read_csv(home / "cohorts" / "ct" / "masks" / "mine" / "check-labels.csv")
     assert checked["structure"].tolist() == ["liver"]
-    assert checked["dice"].item() > 0.99  # the cyst took some voxels of the label map's liver, if any
+    assert checked["dice"].item() > 0.99

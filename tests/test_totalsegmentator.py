@@ -121,7 +121,8 @@ def test_the_record_says_how_and_where_nothing_is(root):
     assert how == {
         "tool": "TotalSegmentator",
         "version": version("TotalSegmentator"),
-        "weights": {"sha256": how["weights"]["sha256"], "models": how["weights"]["models"], "licence": "Apache-2.0"},
+        "weights": {"sha256": how["weights"]["sha256"], "models": how["weights"]["models"]},
+        "licence": "Apache-2.0",
         "task": "total",
         "fast": True,
         "subset": True,

@@ -92,7 +92,7 @@ def test_structures_are_those_of_the_tool_but_for_what_it_calls_unused(root):
 def test_the_record_says_how_and_that_the_licence_is_unconfirmed(root, tmp_path):
     how = json.loads(json.dumps(dict(opened(weights=root).how)))
     assert how["version"] == f"TPTBox {version('TPTBox')}, model 100"
-    assert "unconfirmed" in how["weights"]["licence"]
+    assert "unconfirmed" in how["licence"]
     assert str(root) not in json.dumps(how)
     copy = shutil.copytree(root, tmp_path / "copy")
     assert opened(weights=copy).how == how

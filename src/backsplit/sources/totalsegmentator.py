@@ -137,8 +137,8 @@ def open_totalsegmentator(  # noqa: PLR0913  what a user may choose
         "weights": {
             "sha256": hash_weights([root / name for name in datasets.values()], root),
             "models": list(datasets.values()),
-            "licence": LICENCE,
         },
+        "licence": LICENCE,
         "task": task,
         "fast": fast,
         "subset": structures is not None,

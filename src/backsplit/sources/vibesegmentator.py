@@ -81,7 +81,8 @@ def open_vibesegmentator(
     how = {
         "tool": NAME,
         "version": f"TPTBox {version}, model {NUMBER}",
-        "weights": {"sha256": hash_weights([model], model.parent), "models": [model.name], "licence": LICENCE},
+        "weights": {"sha256": hash_weights([model], model.parent), "models": [model.name]},
+        "licence": LICENCE,
         "channel": channel,
     }
     return VibeSegmentatorSource(chosen, how, root, device, channel)
