@@ -222,6 +222,7 @@ def test_a_structure_without_voxels_is_annotated_and_empty(untrained, cohort, tm
     assert set(np.unique(masks.volume.voxels)) == {0, 2}
 
 
+@pytest.mark.slow
 def test_auto_zoom_runs_and_repeats(tmp_path, cohort, capsys):
     """An untrained network that marks most voxels: changes reach the border, so the tool zooms out and refines."""
     torch.manual_seed(0)

@@ -149,6 +149,7 @@ def test_what_cannot_be_asked_for_is_told_before_any_case(model, options, error,
         open_nnunet(**{"model": model, "structures": None, **options})
 
 
+@pytest.mark.slow
 def test_a_model_that_backsplit_trained_is_a_source(tmp_path):
     workspace = Workspace(tmp_path / "workspace")
     composed = compose_phantom(tmp_path, num_cases=2)

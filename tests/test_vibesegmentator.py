@@ -45,6 +45,7 @@ def case(real_data) -> Case:
     return Case("mr", (real_data / "totalsegmentator" / "example_mr_sm.nii.gz",), None, "mr")
 
 
+@pytest.mark.slow
 def test_masks_are_those_of_a_direct_call_and_no_network_is_tried(case, root, tmp_path, monkeypatch):
     direct_call = subprocess.Popen([sys.executable, "-c", DIRECT, case.images[0], tmp_path / "direct.nii.gz", root])
     values = {name: value for value, name in names().items()}
