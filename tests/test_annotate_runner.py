@@ -20,7 +20,8 @@ from backsplit.errors import SourceError
 from backsplit.sources import Masks, MaskSource, annotate
 from backsplit.sources.annotation import records_of
 from backsplit.sources.folder import open_folder
-from backsplit.volume import Volume, read_labels
+from backsplit.sources.quality_tables import lesion_table
+from backsplit.volume import Grid, Volume, read_labels, write_volume
 from maskfolders import GRID, block, case_of, cohort_of, write
 
 RESUMED = """
@@ -273,3 +274,24 @@ def test_a_source_beside_another_and_names_with_odd_letters(small, tmp_path):
     shutil.rmtree(tmp_path / "masks" / "or[g]ans-liver")
     with pytest.raises(SourceError, match=r"one: no record .*or\[g\]ans-liver"):
         records_of(again, "or[g]ans-liver")
+
+
+def test_a_changed_label_map_is_measured_anew_without_segmenting(tmp_path):
+    grid = Grid((6, 6, 6), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
+    organ, lesion = np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.uint8)
+    organ[1:5, 1:5, 1:5], lesion[2:4, 2:4, 2:4] = 1, 1
+    files = {part: tmp_path / part / "a.nii.gz" for part in ("image", "labels")}
+    for path, voxels in zip(files.values(), (organ, lesion), strict=True):
+        write_volume(Volume(voxels, grid), path)
+    write_volume(Volume(organ, grid), tmp_path / "masks" / "a" / "liver.nii.gz")
+    names = ((0, "background"), (1, "cyst"))
+    cohort = Cohort("study", ("CT",), names, (Case("a", (files["image"],), files["labels"], "a"),))
+    source = open_folder(tmp_path / "masks", case_names=["a"], structures=None, table=None, force=False)
+    done = annotate(cohort, source, name="mine", folder=tmp_path / "cohort")
+    path = done.cases[0].masks[0].path
+    made = path.stat().st_mtime_ns
+    assert lesion_table(records_of(done, "mine"))["overlap_voxels"].tolist() == [8]
+    write_volume(Volume(np.where(lesion, 0, organ).astype(np.uint8), grid), files["labels"])
+    done = annotate(done, source, name="mine", folder=tmp_path / "cohort")
+    assert lesion_table(records_of(done, "mine"))["overlap_voxels"].tolist() == [56]
+    assert path.stat().st_mtime_ns == made

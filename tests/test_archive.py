@@ -59,14 +59,14 @@ def test_what_lies_beside_the_model_stays_packed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil.txt", f"{MODEL}/../../../evil.txt", "/tmp/evil.txt", "..\\evil.txt", "C:\\evil.txt", "C:evil.txt"]
+    "name", ["../evil.txt", f"{MODEL}/../../../evil.txt", "/evil.txt", "..\\evil.txt", "C:\\evil.txt", "C:evil.txt"]
 )
 def test_no_name_leads_outside(tmp_path, name):
     packed = zip_of(tmp_path / "model.zip", {**{f"{MODEL}/{part}": b"1" for part in FILES}, name: b"evil"}, top="")
     with pytest.raises(ModelError, match="would be written outside the folder"):
         unpack(packed, tmp_path / "in" / "side")
     assert [path.name for path in tmp_path.rglob("*")] == ["model.zip"]
-    assert not Path("/tmp/evil.txt").exists()
+    assert not Path("/evil.txt").exists()
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])

@@ -15,7 +15,7 @@ from backsplit.volume import Volume, read_labels, write_volume
 from studies import run
 from tinyinteractive import write_interactive_model
 from tinymodels import write_model
-from tinytools import write_totalsegmentator, write_vibesegmentator
+from tinytools import without_network, write_totalsegmentator, write_vibesegmentator
 
 README = Path(__file__).parents[1] / "README.md"
 LIVER, SPLEEN = 5, 1
@@ -63,9 +63,13 @@ def write_weights(root: Path, monkeypatch) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_run_as_they_stand_in_the_readme(home):
+def test_the_commands_run_as_they_stand_in_the_readme(home, monkeypatch):
+    log = without_network(home / "no-network", monkeypatch)
     for words in commands():
         run(*words)
+    told = log.read_text().splitlines()
+    assert told.count("loaded") >= len(commands()) - 1  # each source's worker, and the tools that it starts
+    assert not [line for line in told if line.startswith("attempt")]
     cohort = cases.read(home / "cohorts" / "ct")
     structures = {masks.name: masks.structures for masks in cohort.masks}
     assert {"totalsegmentator", "vibesegmentator", "organs", "nninteractive", "mine", "tissue"} == set(structures)

@@ -1,5 +1,6 @@
 """Auxiliary masks: one command per source, all `backsplit annotate COHORT --source NAME`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +20,7 @@ FLAG = "--source"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Annotate:
+class Annotate(ABC):
     """Add auxiliary masks to a cohort, for `compose --auxiliaries`; cases that are done are not done again.
 
     Sources: labels (classes of the label maps), folder (masks that you have), totalsegmentator, vibesegmentator, nnunet
@@ -41,7 +42,8 @@ class Annotate:
     name: str | None = None
     """What the masks are called; by default as the source."""
     structures: tuple[str, ...] | None = None
-    """Which to take, the first wins where masks overlap; by default all that are no lesions."""
+    """Which to take, with spaces or commas between them; the first wins where masks overlap. By default all that are
+    no lesions."""
     check: str | None = None
     """Also write Dice per structure against `labels`, the cohort's own label maps, or against other masks by name."""
     resample: Literal["nearest", "linear"] | None = None
@@ -71,9 +73,14 @@ class Annotate:
         )
         self.sum_up(done, name, folder / "masks" / name)
 
+    @property
+    def wanted(self) -> tuple[str, ...] | None:
+        """The structures that were named, with spaces or commas between them."""
+        return self.structures and tuple(name for word in self.structures for name in word.split(",") if name)
+
+    @abstractmethod
     def opened(self, cohort: "Cohort") -> "MaskSource":
         """The source, ready to run."""
-        raise NotImplementedError
 
     def sum_up(self, cohort: "Cohort", name: str, folder: Path) -> None:
         """Write the tables of quality, and print them by structure."""
@@ -106,7 +113,7 @@ class AnnotateLabels(Annotate):
         """The source."""
         from backsplit.sources.own_labels import open_labels
 
-        return open_labels(cohort, self.structures, force=self.force)
+        return open_labels(cohort, self.wanted, force=self.force)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +135,7 @@ class AnnotateFolder(Annotate):
         from backsplit.sources.folder import open_folder
 
         names = [case.name for case in cohort.cases]
-        return open_folder(self.masks, case_names=names, structures=self.structures, table=self.table, force=self.force)
+        return open_folder(self.masks, case_names=names, structures=self.wanted, table=self.table, force=self.force)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +166,7 @@ class AnnotateTotalSegmentator(Annotate):
         return open_totalsegmentator(
             task=by_channel if self.task == "auto" else self.task,
             fast=self.fast,
-            structures=self.structures,
+            structures=self.wanted,
             weights=self.weights,
             device=_kind(self.device),
             channel=self.channel,
@@ -187,7 +194,7 @@ class AnnotateVibeSegmentator(Annotate):
 
         _channel(cohort, self.channel)
         return open_vibesegmentator(
-            structures=self.structures,
+            structures=self.wanted,
             weights=self.weights,
             device=_kind(self.device),
             channel=self.channel,
@@ -226,7 +233,7 @@ class AnnotateNnunet(Annotate):
         _channel(cohort, self.channel or 0)
         return open_nnunet(
             model=self.model,
-            structures=self.structures,
+            structures=self.wanted,
             folds=self.folds,
             checkpoint=self.checkpoint,
             step_size=self.step_size,
@@ -281,7 +288,7 @@ class AnnotateNnInteractive(Annotate):
         return open_nninteractive(
             model=self.model,
             reference=reference_of(cohort, self.reference),
-            structures=self.structures,
+            structures=self.wanted,
             clicking=Clicking(self.clicks, self.keep, self.strategy, self.seed, self.min_part_voxels),
             running=Running(device_of(self.device), self.channel, self.autozoom, self.trust),
             force=self.force,
@@ -318,7 +325,7 @@ class AnnotateTissue(Annotate):
         found = _modality(cohort, self.channel)
         return open_tissue(
             modality=found if self.modality == "auto" else self.modality,
-            structures=self.structures,
+            structures=self.wanted,
             channel=self.channel,
             num_tissues=self.num_tissues,
             seed=self.seed,

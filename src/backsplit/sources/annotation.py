@@ -94,11 +94,9 @@ def annotate(
     MaskSet(name, source.structures)
     waiting = [case for case in cohort.cases if not _is_done(case, work)]
     failures = _run(waiting, work, num_processes)
-    done = [
-        _Done(case, json.loads(work.path(case, ".json").read_text())) for case in cohort.cases if _is_done(case, work)
-    ]
+    done = [_Done(case, _fresh_record(case, work)) for case in cohort.cases if _is_done(case, work)]
     annotated = _with_masks(cohort, work, done)
-    if done:
+    if annotated != cohort:
         cases.write(annotated, folder)
     if failures:
         told = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
@@ -143,6 +141,24 @@ def _is_done(case: Case, work: _Work) -> bool:
             "or remove that folder"
         )
     return made["inputs"] == _stamps(work.source.inputs(case)) and work.path(case, ".nii.gz").exists()
+
+
+def _fresh_record(case: Case, work: _Work) -> dict[str, Any]:
+    """The record of a case; its masks are measured anew, not made, where the case's label map has changed since."""
+    for step in sorted(_steps(work), reverse=True):  # the set itself comes last
+        path = work.path(case, ".json", step=step)
+        record = json.loads(path.read_text()) if path.exists() else None
+        if record is not None and record["own_labels"] != _stamp_of_labels(case):
+            masks = read_labels(work.path(case, ".nii.gz", step=step))
+            own = _own_labels(case, masks.grid)
+            measured = measure(masks, work.source.structures, own, work.label_names)
+            record = {**record, "own_labels": _stamp_of_labels(case), "quality": measured}
+            write_json(record, path)
+    return json.loads(work.path(case, ".json").read_text())
+
+
+def _stamp_of_labels(case: Case) -> list[str]:
+    return _stamps([] if case.labels is None else [case.labels])
 
 
 def _stamps(files: Sequence[Path]) -> list[str]:
@@ -197,6 +213,7 @@ def _write(case: Case, masks: Masks, work: _Work, made: Mapping[str, Any]) -> No
             "labels": {name: value for value, name in enumerate(structures, start=1)},
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "details": dict(masks.details),
+            "own_labels": _stamp_of_labels(case),
             "quality": measure(Volume(narrow, grid), structures, own, work.label_names),
         }
         write_json(record, work.path(case, ".json", step=step))
@@ -227,7 +244,7 @@ def _on_grid(case: Case, volume: Volume, resample: Interpolation | None, grid: G
 
 def _with_masks(cohort: Cohort, work: _Work, done: Sequence[_Done]) -> Cohort:
     """The cohort with all mask sets of this run, the intermediate ones too."""
-    steps = sorted(_steps(work)) if done else []
+    steps = sorted(_steps(work))
     names = [_joined(work.name, step) for step in steps]
     others = tuple(masks for masks in cohort.masks if masks.name not in names)
     records = {each.case.name: each.record for each in done}
@@ -245,7 +262,7 @@ def _with_masks(cohort: Cohort, work: _Work, done: Sequence[_Done]) -> Cohort:
         )
         return replace(case, masks=(*kept, *new))
 
-    sets = tuple(MaskSet(name, work.source.structures) for name in names)
+    sets = tuple(MaskSet(name, work.source.structures) for name in names if done)
     return replace(cohort, masks=(*others, *sets), cases=tuple(added(case) for case in cohort.cases))
 
 
@@ -253,7 +270,7 @@ def _steps(work: _Work) -> set[str]:
     """Words of the intermediate sets on disk that were made by this run's way; the empty word is the set itself."""
     root, start = work.folder / "masks", f"{work.name}-"
     found = {""}
-    for folder in (path for path in root.iterdir() if path.is_dir() and path.name.startswith(start)):
+    for folder in (path for path in root.glob("*") if path.is_dir() and path.name.startswith(start)):
         record = next((path for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != "."), None)
         if record is not None and json.loads(record.read_text())["how"] == json.loads(json.dumps(work.how)):
             found.add(folder.name.removeprefix(start))
