@@ -19,6 +19,8 @@ from backsplit.labels import BACKGROUND, LabelScheme
 MANIFEST_NAME = "cohort.json"
 SCHEMA_VERSION = 2
 LARGEST_LABEL = 2**16 - 1
+OWN_LABELS = "labels"
+"""The label maps of a cohort itself, where a mask set could be named too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,16 +56,15 @@ class Annotate(ABC):
     def run(self) -> None:
         """Annotate, then sum up."""
         from backsplit import cases
-        from backsplit.composition.variants import OWN
         from backsplit.errors import ConfigurationError
         from backsplit.sources import annotate
 
         cohort = cases.read(self.cohort)
         folder = self.cohort if self.cohort.is_dir() else self.cohort.parent
         name = self.name or self.source
-        if name == OWN and self.source != OWN:
+        if name == cases.OWN_LABELS and self.source != cases.OWN_LABELS:
             raise ConfigurationError(
-                f"--name {OWN}: that is what the cohort's own label maps are called; choose another"
+                f"--name {cases.OWN_LABELS}: that is what the cohort's own label maps are called; choose another"
             )
         source = self.opened(cohort)
         done = annotate(

@@ -10,8 +10,8 @@ import numpy as np
 
 from backsplit import cases
 from backsplit.arrays import LabelMap
-from backsplit.cases import Case, CaseMasks, Cohort, MaskSet
-from backsplit.composition.variants import OWN, Variant, variants_of
+from backsplit.cases import OWN_LABELS, Case, CaseMasks, Cohort, MaskSet
+from backsplit.composition.variants import Variant, variants_of
 from backsplit.errors import CohortError, GeometryError, LabelError, VolumeError
 from backsplit.files import write_json
 from backsplit.labels import LabelScheme, overlay_maps
@@ -125,7 +125,7 @@ def _read(case: Case, path: Path) -> Volume:
 def _fine_labels(
     case: Case, own: Volume, cohort: Cohort, scheme: LabelScheme, variant: Variant, tally: _Tally
 ) -> LabelMap:
-    layers = [variant.coarsening_of(OWN, cohort.label_names, scheme).of_labels(own.voxels)]
+    layers = [variant.coarsening_of(OWN_LABELS, cohort.label_names, scheme).of_labels(own.voxels)]
     for source in variant.mask_sets:
         if masks := case.masks_of(source):
             values = ((0, ""), *enumerate(cohort.mask_set(source).structures, start=1))

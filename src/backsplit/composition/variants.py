@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backsplit.cases import Case, Cohort
+from backsplit.cases import OWN_LABELS, Case, Cohort
 from backsplit.errors import LabelError
 from backsplit.labels import BACKGROUND, Coarsening, LabelScheme, is_lesion
-
-OWN = "labels"
-"""The cohort's own label map, as a source of auxiliaries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +20,7 @@ class Variant:
     @property
     def mask_sets(self) -> tuple[str, ...]:
         """Mask sets that give some auxiliary."""
-        return tuple(dict.fromkeys(source for _, source in self.origins if source != OWN))
+        return tuple(dict.fromkeys(source for _, source in self.origins if source != OWN_LABELS))
 
     def auxiliaries_of(self, source: str) -> tuple[str, ...]:
         """The auxiliaries that come from a source."""
@@ -34,7 +31,7 @@ class Variant:
 
         Values between those that have a name never come, so they may go anywhere.
         """
-        taken = {*self.auxiliaries_of(source), *(scheme.targets if source == OWN else ())}
+        taken = {*self.auxiliaries_of(source), *(scheme.targets if source == OWN_LABELS else ())}
         parent = [0] * (max(value for value, _ in values) + 1)
         for value, name in values:
             parent[value] = scheme.index(name) if name in taken else 0
@@ -42,7 +39,7 @@ class Variant:
 
     def annotated(self, case: Case) -> tuple[str, ...] | None:
         """Auxiliaries whose masks the case has; None means all."""
-        known = {OWN: case.annotated, **{masks.source: masks.annotated for masks in case.masks}}
+        known = {OWN_LABELS: case.annotated, **{masks.source: masks.annotated for masks in case.masks}}
         found = tuple(
             auxiliary
             for auxiliary, source in self.origins
@@ -87,8 +84,8 @@ def variants_of(
 
 
 def _variant(cohort: Cohort, scheme: LabelScheme, entry: str | None, *, force: bool) -> Variant:
-    offered = {OWN: {name for _, name in cohort.label_names}}
-    offered |= {masks.name: set(masks.structures) for masks in cohort.masks if masks.name != OWN}
+    offered = {OWN_LABELS: {name for _, name in cohort.label_names}}
+    offered |= {masks.name: set(masks.structures) for masks in cohort.masks if masks.name != OWN_LABELS}
     chosen = list(offered) if entry is None else entry.split("+")
     if unknown := [source for source in chosen if source not in offered]:
         raise LabelError(f"{cohort.name}: no masks called {', '.join(unknown)}; it has {', '.join(offered)}")
@@ -105,10 +102,10 @@ def _variant(cohort: Cohort, scheme: LabelScheme, entry: str | None, *, force: b
             raise LabelError(
                 f"{cohort.name}: class {auxiliary!r} is in {' and in '.join(found)}; say which with --sources"
             )
-        if found[0] != OWN and is_lesion(auxiliary) and not force:
+        if found[0] != OWN_LABELS and is_lesion(auxiliary) and not force:
             raise LabelError(
                 f"{cohort.name}: {auxiliary!r} of {found[0]} is a lesion by its name; as an auxiliary it would take "
                 "voxels of the target; leave it out, or insist with --force"
             )
         origins.append((auxiliary, found[0]))
-    return Variant(entry or "+".join(dict.fromkeys(source for _, source in origins)) or OWN, tuple(origins))
+    return Variant(entry or "+".join(dict.fromkeys(source for _, source in origins)) or OWN_LABELS, tuple(origins))

@@ -8,12 +8,12 @@ import pandas as pd
 from jaxtyping import Int
 
 from backsplit.arrays import LabelMap
-from backsplit.cases import Case, CaseMasks, Cohort
+from backsplit.cases import OWN_LABELS, Case, CaseMasks, Cohort
 from backsplit.errors import GeometryError, SourceError
 from backsplit.evaluation import Overlap, dice
 from backsplit.progress import track
 from backsplit.sources.label_tables import pick
-from backsplit.sources.reference import OWN_LABELS, Reference
+from backsplit.sources.reference import Reference
 from backsplit.volume import read_labels
 
 BOTH_EMPTY = "both empty"

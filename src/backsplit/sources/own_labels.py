@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backsplit.cases import Case, Cohort
+from backsplit.cases import OWN_LABELS, Case, Cohort
 from backsplit.errors import SourceError
 from backsplit.sources.label_tables import pick
 from backsplit.sources.protocol import Masks
-from backsplit.sources.reference import OWN_LABELS, Reference, reference_of
+from backsplit.sources.reference import Reference, reference_of
 from backsplit.sources.structures import choose_structures
 from backsplit.volume import Volume, read_labels
 

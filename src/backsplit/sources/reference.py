@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from backsplit.cases import Case, Cohort
+from backsplit.cases import OWN_LABELS, Case, Cohort
 from backsplit.errors import CohortError, GeometryError
 from backsplit.labels import BACKGROUND
 from backsplit.volume import Volume, read_grid, read_labels
-
-OWN_LABELS = "labels"
 
 
 @dataclass(frozen=True, slots=True)
