@@ -202,7 +202,7 @@ def test_missing_key_is_named(tmp_path, key):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("schema_version", 3, "schema version 3, expected 2"),
+        ("schema_version", 2, "schema version 2, expected 3"),
         ("name", 5, "'name' is '5', expected str"),
         ("channels", [1], "'channels' must be a list of texts"),
         ("label_names", {"x": "cyst"}, "'label_names' must map label values"),

@@ -17,7 +17,7 @@ from backsplit.files import write_json
 from backsplit.labels import BACKGROUND, LabelScheme
 
 MANIFEST_NAME = "cohort.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LARGEST_LABEL = 2**16 - 1
 OWN_LABELS = "labels"
 """The label maps of a cohort itself, where a mask set could be named too."""
@@ -90,6 +90,15 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class DroppedCase:
+    """A case of the download that the cohort does not hold."""
+
+    name: str
+    reason: str
+    """One clause: what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cohort:
     """Cases that share channels and label values.
 
@@ -111,6 +120,10 @@ class Cohort:
     """What was done, and with what, in order."""
     masks: tuple[MaskSet, ...] = ()
     """Auxiliary masks that `backsplit annotate` added."""
+    dropped: tuple[DroppedCase, ...] = ()
+    """Cases that the data set has and the cohort has not."""
+    splits: Path | None = None
+    """Official folds of the data set, in the form of nnU-Net's `splits_final.json`."""
 
     def __post_init__(self) -> None:
         _check_name(self.name, "cohort name")
@@ -200,23 +213,28 @@ def write(cohort: Cohort, folder: Path) -> Path:
         "scheme": cohort.scheme and {"targets": cohort.scheme.targets, "auxiliaries": cohort.scheme.auxiliaries},
         "provenance": cohort.provenance,
         "masks": {masks.name: masks.structures for masks in cohort.masks},
+        "dropped": {case.name: case.reason for case in cohort.dropped},
+        "splits": cohort.splits and _stored(cohort.splits, folder),
         "cases": [_case_content(case, folder) for case in cohort.cases],
     }
     write_json(content, folder / MANIFEST_NAME)
     return folder / MANIFEST_NAME
 
 
-def _case_content(case: Case, folder: Path) -> dict[str, Any]:
-    def stored(path: Path) -> str:
-        return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+def _stored(path: Path, folder: Path) -> str:
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
+
+def _case_content(case: Case, folder: Path) -> dict[str, Any]:
     return {
         "name": case.name,
         "group": case.group,
-        "images": [stored(path) for path in case.images],
-        "labels": None if case.labels is None else stored(case.labels),
+        "images": [_stored(path, folder) for path in case.images],
+        "labels": None if case.labels is None else _stored(case.labels, folder),
         "annotated": case.annotated,
-        "masks": {masks.source: {"labels": stored(masks.path), "annotated": masks.annotated} for masks in case.masks},
+        "masks": {
+            masks.source: {"labels": _stored(masks.path, folder), "annotated": masks.annotated} for masks in case.masks
+        },
     }
 
 
@@ -227,6 +245,7 @@ def _cohort(content: object, folder: Path) -> Cohort:
             f"schema version {version}, expected {SCHEMA_VERSION}; convert the data again with this BackSplit"
         )
     scheme = _field(content, "scheme", dict, NoneType)
+    splits = _field(content, "splits", str, NoneType)
     return Cohort(
         name=_field(content, "name", str),
         channels=_texts(content, "channels"),
@@ -235,6 +254,8 @@ def _cohort(content: object, folder: Path) -> Cohort:
         scheme=None if scheme is None else LabelScheme(_texts(scheme, "targets"), _texts(scheme, "auxiliaries")),
         provenance=tuple(_pair(entry) for entry in _field(content, "provenance", list)),
         masks=tuple(MaskSet(name, _texts(masks, name)) for masks in [_field(content, "masks", dict)] for name in masks),
+        dropped=tuple(DroppedCase(name, str(reason)) for name, reason in _field(content, "dropped", dict).items()),
+        splits=None if splits is None else folder / splits,
     )
 
 

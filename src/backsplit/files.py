@@ -3,7 +3,7 @@
 import json
 import os
 import secrets
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,12 @@ def write_text(text: str, path: Path) -> None:
 def write_json(content: Any, path: Path) -> None:  # noqa: ANN401  JSON is what json.dumps takes
     """Write JSON with two spaces of indent, whole or not at all."""
     write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", path)
+
+
+def stamps(files: Iterable[Path]) -> list[str]:
+    """What tells each file from an earlier one of its name: size and time; one that is gone is another too."""
+    stats = [(path.name, path.stat() if path.exists() else None) for path in files]
+    return [f"{name}: {stat.st_size} bytes, {stat.st_mtime_ns}" if stat else f"{name}: missing" for name, stat in stats]
 
 
 def raise_system_error(path: Path) -> None:

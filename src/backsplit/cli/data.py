@@ -1,4 +1,4 @@
-"""From a data set to something that can be trained on: convert, compose, prepare."""
+"""From a cohort to something that can be trained on: compose, prepare."""
 
 import os
 from dataclasses import dataclass
@@ -10,75 +10,6 @@ from tyro.conf import Positional
 
 from backsplit.cli.arguments import DEFAULT_WORKSPACE, folders_of, say
 from backsplit.experiments.paths import Workspace
-
-
-@dataclass(frozen=True)
-class ConvertNnunet:
-    """A raw data set of nnU-Net v2, or of the Medical Segmentation Decathlon; images stay where they are.
-
-    Example: backsplit convert nnunet Dataset004_Hippocampus cohorts/hippocampus
-    """
-
-    source: Positional[Path]
-    """Folder with dataset.json, imagesTr and labelsTr."""
-    destination: Positional[Path]
-    """Folder that the manifest cohort.json goes to."""
-    name: str | None = None
-    """Name of the cohort; by default that of the source folder."""
-    test: bool = False
-    """Read imagesTs, which has no labels, instead of imagesTr."""
-
-    def run(self) -> None:
-        """Check every case, then write the manifest."""
-        from backsplit import cases
-        from backsplit.datasets import nnunet
-
-        cohort = nnunet.convert(self.source, name=self.name, split="test" if self.test else "training")
-        say(f"{len(cohort.cases)} cases with {', '.join(name for _, name in cohort.label_names)}")
-        say(f"{cases.write(cohort, self.destination)}")
-
-
-@dataclass(frozen=True)
-class ConvertPhantom:
-    """A made-up abdominal CT: kidney cysts as the target, and fluid elsewhere that looks like them.
-
-    Example: backsplit convert phantom cohorts/phantom --num-cases 24 --size 64
-    """
-
-    destination: Positional[Path]
-    """Folder for images, labels and the manifest cohort.json."""
-    num_cases: int = 24
-    """How many patients to draw."""
-    size: int = 64
-    """Voxels along each axis."""
-    seed: int = 0
-    """The same seed draws the same patients; different seeds share none."""
-
-    def run(self) -> None:
-        """Draw the cases, then write the manifest."""
-        from backsplit.datasets.phantom import PhantomSettings, write_cohort
-
-        settings = PhantomSettings(shape=(self.size, self.size, self.size))
-        cohort = write_cohort(self.destination, num_cases=self.num_cases, settings=settings, seed=self.seed)
-        say(f"{len(cohort.cases)} cases with {', '.join(name for _, name in cohort.label_names)}")
-        say(f"{self.destination / 'cohort.json'}")
-
-
-@dataclass(frozen=True)
-class Convert:
-    """Describe a data set as a cohort: one manifest that all other commands read.
-
-    Example: backsplit convert nnunet Dataset004_Hippocampus cohorts/hippocampus
-    """
-
-    data_set: (
-        Annotated[ConvertNnunet, tyro.conf.subcommand("nnunet")]
-        | Annotated[ConvertPhantom, tyro.conf.subcommand("phantom")]
-    )
-
-    def run(self) -> None:
-        """Convert."""
-        self.data_set.run()
 
 
 @dataclass(frozen=True)
@@ -140,7 +71,7 @@ class Prepare:
     folds: int = 5
     """Folds of the cross-validation; cases of one patient stay together."""
     splits: Path | None = None
-    """An official splits_final.json to take instead."""
+    """A splits_final.json to take instead; by default the official one of the data set, where it has some."""
     like: Path | None = None
     """Model folder of nnU-Net's layout: take its plan (spacing, intensities, patch, network) instead of planning."""
     normalisation: Literal["shared", "stock"] = "shared"
@@ -163,11 +94,12 @@ class Prepare:
         manifest = self.cohort or workspace.cohort
         if self.normalisation == "stock":
             manifest = compose_targets(workspace, manifest)
+        cohort = cases.read(manifest)
         done = prepare(
-            cases.read(manifest),
+            cohort,
             folders_of(self.workspace),
             PlanSettings(self.patch_size, self.batch_size, self.features, self.like),
-            folds=Folds(self.folds, self.splits),
+            folds=Folds(self.folds, self.splits or cohort.splits),
             dataset_id=self.dataset_id,
             num_processes=self.processes,
         )

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backsplit.cli.arguments import DEFAULT_WORKSPACE, say
-from backsplit.cli.data import Compose, ConvertPhantom, Prepare
+from backsplit.cli.convert import ConvertPhantom
+from backsplit.cli.data import Compose, Prepare
 from backsplit.cli.models import Predict
 from backsplit.cli.results import Compare, Evaluate, Report
 from backsplit.cli.training import Train

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from backsplit.cli.data import Compose, Convert, Prepare
+from backsplit.cli.convert import Convert
+from backsplit.cli.data import Compose, Prepare
 from backsplit.cli.demo import Demo
 from backsplit.cli.doctor import Doctor
 from backsplit.cli.masks import Annotate, command_of

@@ -1,4 +1,4 @@
-"""Data sets as they are downloaded, turned into cohorts: one converter per module, each with a function `convert`.
+"""Data sets as they are downloaded, turned into cohorts.
 
-A converter reads headers and checks; it neither copies voxels nor writes.
+`download` says what a converter is, `conversion` runs one; each further module is the converter of one data set.
 """

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from backsplit.cases import Case, Cohort
-from backsplit.errors import CohortError, GeometryError
+from backsplit.cases import Case
+from backsplit.datasets.download import Described, Listing, common_grid
+from backsplit.errors import CohortError
 from backsplit.labels import BACKGROUND
-from backsplit.progress import track
-from backsplit.volume import FILE_ENDINGS, read_grid
+from backsplit.volume import FILE_ENDINGS
 
 CHANNEL_SUFFIX = re.compile(r"_(\d{4})$")
 FOLDERS = {"training": ("imagesTr", "labelsTr"), "test": ("imagesTs", None)}
@@ -40,37 +40,93 @@ class Description:
     num_training: int | None
 
 
-def convert(source: Path, *, name: str | None = None, split: Literal["training", "test"] = "training") -> Cohort:
-    """Describe a data set folder as a cohort; headers are read and compared, voxels are not.
+@dataclass(frozen=True, slots=True)
+class FoundFiles:
+    """A case, where its files should be."""
 
-    Every case becomes a group of its own, since the format does not say which cases share a patient.
+    name: str
+    images: tuple[Path, ...]
+    labels: Path | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Images, then the label map if there is one."""
+        return self.images if self.labels is None else (*self.images, self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class RawDataset:
+    """A folder with `dataset.json`. Every case is a patient of its own: the format does not say who shares one."""
+
+    source: Path
+    description: Description
+    split: Literal["training", "test"]
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.source.name
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """As the description names them."""
+        return self.description.channels
+
+    @property
+    def label_names(self) -> tuple[tuple[int, str], ...]:
+        """As the description names them."""
+        return self.description.label_names
+
+    @property
+    def how(self) -> dict[str, str]:
+        """Converter and split."""
+        return {"data set": "nnunet", "split": self.split}
+
+    def find(self) -> Listing:
+        """Cases that the description lists, else those of which the folders hold an image or a label.
+
+        Raises:
+            CohortError: there is none, or a listed case is not described as it should be.
+        """
+        if self.split == "training" and self.description.files:
+            found = _listed_cases(self.source, self.description)
+        else:
+            found = _found_cases(self.source, self.description, self.split)
+        if not found:
+            raise CohortError(
+                f"{self.source}: no {self.split} case; expected "
+                f"{FOLDERS[self.split][0]}/<case>_0000{self.description.file_ending}; "
+                "check file_ending in dataset.json"
+            )
+        if self.split == "training" and self.description.num_training not in {None, len(found)}:
+            logger.warning("%s: %d cases, dataset.json says %d", self.source, len(found), self.description.num_training)
+        return Listing(found)
+
+    def describe(self, found: FoundFiles) -> Described:
+        """Take the files as they are.
+
+        Raises:
+            CohortError: one is missing.
+        """
+        _check_files(found, self.channels)
+        return Described(found.images, found.labels, group=found.name)
+
+    def splits(self, names: Sequence[str], /) -> None:
+        """The format has none."""
+
+
+def open_raw(source: Path, *, split: Literal["training", "test"] = "training") -> RawDataset:
+    """A data set folder.
 
     Args:
         source: folder of `dataset.json`.
-        name: name of the cohort; by default that of the folder.
         split: `training` reads imagesTr and labelsTr, `test` reads imagesTs and no labels.
 
     Raises:
-        CohortError: no usable `dataset.json`, no case, or a case without its image or label.
-        GeometryError: images or label of one case lie on different grids.
-        VolumeError: a header that cannot be read.
+        CohortError: no usable `dataset.json`.
     """
     source = source.resolve()
-    description = _describe(source / "dataset.json")
-    if split == "training" and description.files:
-        cases = _listed_cases(source, description)
-    else:
-        cases = _found_cases(source, description, split)
-    if not cases:
-        raise CohortError(
-            f"{source}: no {split} case; expected {FOLDERS[split][0]}/<case>_0000{description.file_ending}; "
-            "check file_ending in dataset.json"
-        )
-    if split == "training" and description.num_training not in {None, len(cases)}:
-        logger.warning("%s: %d cases, dataset.json says %d", source, len(cases), description.num_training)
-    for case in track(cases, "checked"):
-        _check(case, description.channels)
-    return Cohort(name or source.name, description.channels, description.label_names, tuple(cases))
+    return RawDataset(source, _describe(source / "dataset.json"), split)
 
 
 def images_in(folder: Path, channels: Sequence[str]) -> tuple[Case, ...]:
@@ -87,13 +143,14 @@ def images_in(folder: Path, channels: Sequence[str]) -> tuple[Case, ...]:
     found = [match for path in sorted(folder.iterdir()) if (match := first.fullmatch(path.name))]
     if not found:
         raise CohortError(f"{folder}: no image named <case>_0000 with ending {', '.join(FILE_ENDINGS)}; rename them")
-    cases = tuple(
-        Case(name, tuple(folder / f"{name}_{index:04}{ending}" for index in range(len(channels))), None, group=name)
+    files = [
+        FoundFiles(name, tuple(folder / f"{name}_{index:04}{ending}" for index in range(len(channels))), None)
         for name, ending in (match.group("name", "ending") for match in found)
-    )
-    for case in cases:
-        _check(case, tuple(channels))
-    return cases
+    ]
+    for each in files:
+        _check_files(each, channels)
+        common_grid(each.images)
+    return tuple(Case(each.name, each.images, None, group=each.name) for each in files)
 
 
 def _describe(path: Path) -> Description:
@@ -154,7 +211,7 @@ def _label_names(content: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
     return tuple(sorted((names | {0: BACKGROUND}).items()))
 
 
-def _listed_cases(source: Path, description: Description) -> list[Case]:
+def _listed_cases(source: Path, description: Description) -> list[FoundFiles]:
     """Cases of the key `dataset`; paths are relative to `source` or absolute, with environment variables."""
 
     def absolute(text: str) -> Path:
@@ -165,13 +222,13 @@ def _listed_cases(source: Path, description: Description) -> list[Case]:
     for name, entry in sorted(description.files.items()):
         match entry:
             case {"images": [*images], "label": str(label)} if all(isinstance(image, str) for image in images):
-                cases.append(Case(name, tuple(map(absolute, images)), absolute(label), group=name))
+                cases.append(FoundFiles(name, tuple(map(absolute, images)), absolute(label)))
             case _:
                 raise CohortError(f"{name}: 'dataset' should give images and a label, got {str(entry)[:60]!r}")
     return cases
 
 
-def _found_cases(source: Path, description: Description, split: Literal["training", "test"]) -> list[Case]:
+def _found_cases(source: Path, description: Description, split: Literal["training", "test"]) -> list[FoundFiles]:
     """Cases that the folders hold an image or a label of; whether the other files exist is checked later."""
     image_folder, label_folder = FOLDERS[split]
     stems = _stems(source / image_folder, description.file_ending)
@@ -183,7 +240,7 @@ def _found_cases(source: Path, description: Description, split: Literal["trainin
         found = [name] if name in stems and len(numbered) == 1 and numbered[0] not in stems else numbered
         images = tuple(source / image_folder / f"{stem}{description.file_ending}" for stem in found)
         labels = None if label_folder is None else source / label_folder / f"{name}{description.file_ending}"
-        cases.append(Case(name, images, labels, group=name))
+        cases.append(FoundFiles(name, images, labels))
     return cases
 
 
@@ -194,19 +251,11 @@ def _stems(folder: Path, file_ending: str) -> set[str]:
     return {name.removesuffix(file_ending) for name in names if name.endswith(file_ending) and name[0] != "."}
 
 
-def _check(case: Case, channels: tuple[str, ...]) -> None:
-    """See that all files of a case exist and share one grid."""
-    if len(case.images) != len(channels):
-        raise CohortError(f"{case.name}: {len(case.images)} images, expected one for each of {', '.join(channels)}")
-    for image, channel in zip(case.images, channels, strict=True):
+def _check_files(found: FoundFiles, channels: Sequence[str]) -> None:
+    if len(found.images) != len(channels):
+        raise CohortError(f"{found.name}: {len(found.images)} images, expected one for each of {', '.join(channels)}")
+    for image, channel in zip(found.images, channels, strict=True):
         if not image.is_file():
-            raise CohortError(f"{case.name}: no image of channel {channel}, expected {image}; add it or drop the case")
-    if case.labels is not None and not case.labels.is_file():
-        raise CohortError(f"{case.name}: no label map, expected {case.labels}; add it or drop the case")
-    grid = read_grid(case.images[0])
-    for path in case.files[1:]:
-        if difference := grid.difference(read_grid(path)):
-            raise GeometryError(
-                f"{case.name}: {case.images[0].name} and {path} are not on one grid: {difference}; "
-                "they may be of different scans, else resample one to the other"
-            )
+            raise CohortError(f"{found.name}: no image of channel {channel}, expected {image}; add it or drop the case")
+    if found.labels is not None and not found.labels.is_file():
+        raise CohortError(f"{found.name}: no label map, expected {found.labels}; add it or drop the case")

@@ -21,7 +21,7 @@ from backsplit import cases
 from backsplit.arrays import LabelMap
 from backsplit.cases import Case, CaseMasks, Cohort, MaskSet
 from backsplit.errors import BackSplitError, GeometryError, SourceError
-from backsplit.files import write_json
+from backsplit.files import stamps, write_json
 from backsplit.nnunet.folders import output_to
 from backsplit.progress import track_some
 from backsplit.sources.protocol import Masks, MaskSource
@@ -140,7 +140,7 @@ def _is_done(case: Case, work: _Work) -> bool:
             f"{record.parent} holds masks that were made otherwise ({', '.join(changed)}); give these another --name, "
             "or remove that folder"
         )
-    return made["inputs"] == _stamps(work.source.inputs(case)) and work.path(case, ".nii.gz").exists()
+    return made["inputs"] == stamps(work.source.inputs(case)) and work.path(case, ".nii.gz").exists()
 
 
 def _fresh_record(case: Case, work: _Work) -> dict[str, Any]:
@@ -158,13 +158,7 @@ def _fresh_record(case: Case, work: _Work) -> dict[str, Any]:
 
 
 def _stamp_of_labels(case: Case) -> list[str]:
-    return _stamps([] if case.labels is None else [case.labels])
-
-
-def _stamps(files: Sequence[Path]) -> list[str]:
-    """What tells a file from an earlier one; one that is gone is another too, and the case says so when it is done."""
-    stats = [(path.name, path.stat() if path.exists() else None) for path in files]
-    return [f"{name}: {stat.st_size} bytes, {stat.st_mtime_ns}" if stat else f"{name}: missing" for name, stat in stats]
+    return stamps([] if case.labels is None else [case.labels])
 
 
 _WORK: list[_Work] = []
@@ -182,9 +176,9 @@ def _annotate_case(case: Case) -> None:
     log.unlink(missing_ok=True)
     try:
         with output_to(log), tempfile.TemporaryDirectory(prefix="backsplit-") as scratch:
-            start, stamps = time.monotonic(), _stamps(work.source.inputs(case))
+            start, inputs = time.monotonic(), stamps(work.source.inputs(case))
             masks = work.source.segment(case, Path(scratch))
-            made = {"inputs": stamps, "seconds": round(time.monotonic() - start, 3)}
+            made = {"inputs": inputs, "seconds": round(time.monotonic() - start, 3)}
             _write(case, masks, work, made)
     except Exception as error:
         with log.open("a", encoding="utf-8") as stream:

@@ -1,0 +1,143 @@
+"""Data sets as downloaded: one command per data set, all `backsplit convert NAME SRC DST`."""
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+from backsplit.cli.arguments import say
+
+if TYPE_CHECKING:
+    from backsplit.datasets.conversion import Conversion
+    from backsplit.datasets.download import Download
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertDownload(ABC):
+    """What all data sets share."""
+
+    source: Positional[Path]
+    """Folder of the download."""
+    destination: Positional[Path]
+    """Folder that the manifest cohort.json goes to."""
+    name: str | None = None
+    """Name of the cohort; by default that of the data set."""
+    check: bool = False
+    """Only say what would be done: cases, classes, geometry, and what would be dropped and why. Writes nothing."""
+    allow_drops: bool = False
+    """Go on without the cases that cannot be used; the manifest lists them with the reason. By default they are an
+    error, and nothing but the manifest is missing once they are mended."""
+    jobs: int = min(8, os.cpu_count() or 1)
+    """Cases at a time."""
+
+    def run(self) -> None:
+        """Check every case, then write the manifest."""
+        from backsplit.cases import MANIFEST_NAME
+        from backsplit.datasets import conversion
+
+        if self.check:
+            checked = conversion.check(self.opened(), name=self.name, num_processes=self.jobs)
+            _say(checked)
+            if not self.allow_drops:
+                conversion.require_whole(checked)
+            return
+        done = conversion.convert(
+            self.opened(),
+            self.destination,
+            name=self.name,
+            num_processes=self.jobs,
+            allow_drops=self.allow_drops,
+        )
+        _say(done)
+        say(f"{self.destination / MANIFEST_NAME}")
+
+    @abstractmethod
+    def opened(self) -> "Download[Any]":
+        """The data set, ready to be converted."""
+
+
+def _say(conversion: "Conversion") -> None:
+    import pandas as pd
+
+    from backsplit.datasets.conversion import summarise
+    from backsplit.evaluation import format_table
+
+    cohort = conversion.cohort
+    say(format_table(pd.DataFrame(summarise(conversion))))
+    say(f"{len(cohort.cases)} cases of {len({case.group for case in cohort.cases})} patients; {_geometry(conversion)}")
+    for case in cohort.dropped:
+        say(f"dropped: {case.name}: {case.reason}")
+
+
+def _geometry(conversion: "Conversion") -> str:
+    def ranges(key: str) -> str:
+        axes = zip(*(record[key] for record in conversion.records.values()), strict=True)
+        return " x ".join(
+            f"{min(axis):g}" if min(axis) == max(axis) else f"{min(axis):g}-{max(axis):g}" for axis in axes
+        )
+
+    return f"{ranges('shape')} voxels of {ranges('spacing_mm')} mm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertNnunet(ConvertDownload):
+    """A raw data set of nnU-Net v2, or of the Medical Segmentation Decathlon; images stay where they are.
+
+    Example: backsplit convert nnunet Dataset004_Hippocampus cohorts/hippocampus
+    """
+
+    test: bool = False
+    """Read imagesTs, which has no labels, instead of imagesTr."""
+
+    def opened(self) -> "Download[Any]":
+        """The data set."""
+        from backsplit.datasets.nnunet import open_raw
+
+        return open_raw(self.source, split="test" if self.test else "training")
+
+
+@dataclass(frozen=True)
+class ConvertPhantom:
+    """A made-up abdominal CT: kidney cysts as the target, and fluid elsewhere that looks like them.
+
+    Example: backsplit convert phantom cohorts/phantom --num-cases 24 --size 64
+    """
+
+    destination: Positional[Path]
+    """Folder for images, labels and the manifest cohort.json."""
+    num_cases: int = 24
+    """How many patients to draw."""
+    size: int = 64
+    """Voxels along each axis."""
+    seed: int = 0
+    """The same seed draws the same patients; different seeds share none."""
+
+    def run(self) -> None:
+        """Draw the cases, then write the manifest."""
+        from backsplit.datasets.phantom import PhantomSettings, write_cohort
+
+        settings = PhantomSettings(shape=(self.size, self.size, self.size))
+        cohort = write_cohort(self.destination, num_cases=self.num_cases, settings=settings, seed=self.seed)
+        say(f"{len(cohort.cases)} cases with {', '.join(name for _, name in cohort.label_names)}")
+        say(f"{self.destination / 'cohort.json'}")
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Describe a data set as a cohort: one manifest that all other commands read.
+
+    Example: backsplit convert nnunet Dataset004_Hippocampus cohorts/hippocampus
+    """
+
+    data_set: (
+        Annotated[ConvertNnunet, tyro.conf.subcommand("nnunet")]
+        | Annotated[ConvertPhantom, tyro.conf.subcommand("phantom")]
+    )
+
+    def run(self) -> None:
+        """Convert."""
+        self.data_set.run()
