@@ -94,9 +94,8 @@ def test_a_fault_costs_one_case_and_the_manifest(raw, tmp_path, num_processes):
     whole = (raw / "labelsTr" / "case1.nii.gz").read_bytes()
     (raw / "labelsTr" / "case1.nii.gz").write_bytes(whole[:-12])
     (raw / "imagesTr" / "case2_0000.nii.gz").unlink()
-    with pytest.raises(
-        CohortError, match=r"2 of 4 cases cannot be used.* case1: .*cut short.*; case2: no image"
-    ) as told:
+    told = r"2 of 4 cases cannot be used.* case1: .*cut short.*; case2: no image"
+    with pytest.raises(CohortError, match=told) as raised:
         conversion.convert(open_raw(raw), tmp_path / "out", num_processes=num_processes)
     assert "\n" not in str(raised.value)
     assert sorted(path.stem for path in (tmp_path / "out" / "records").iterdir()) == ["case0", "case3"]

@@ -5,7 +5,6 @@ for what cannot be taken from the download as it lies; `conversion.csv` and `spl
 """
 
 import csv
-import errno
 import io
 import json
 import logging
@@ -23,7 +22,7 @@ from backsplit import cases
 from backsplit.arrays import LabelMap
 from backsplit.cases import Case, Cohort, DroppedCase
 from backsplit.datasets.download import Described, Download, Found, common_grid
-from backsplit.errors import BackSplitError, CohortError, LabelError
+from backsplit.errors import BackSplitError, CohortError, LabelError, VolumeError
 from backsplit.files import stamps, write_json, write_text
 from backsplit.progress import track_some
 from backsplit.volume import Grid, Volume, read_labels, write_volume
@@ -32,8 +31,6 @@ from backsplit.workers import run_isolated
 logger = logging.getLogger(__name__)
 TABLE_NAME = "conversion.csv"
 SPLITS_NAME = "splits_final.json"
-NOT_OF_THE_CASE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What the system says about the disk that is written to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +90,6 @@ def convert(
             without writing the manifest.
     """
     folder = folder.resolve()
-    (folder / "records").mkdir(parents=True, exist_ok=True)
     conversion = _convert(_Work(download, folder, is_check=False), name, num_processes)
     if not allow_drops:
         require_whole(conversion)
@@ -187,26 +183,19 @@ def _run(waiting: Sequence[Found], work: _Work, num_processes: int) -> Iterator[
     for found, error in track_some(jobs, "checked" if work.is_check else "converted", total=len(waiting)):
         if error is None:
             continue
-        if not _is_of_the_case(error):
-            raise error
+        if not isinstance(error, BackSplitError | BrokenProcessPool):
+            raise error  # about this program, or the disk that it writes to
         reason = " ".join(str(error).split()).removeprefix(f"{found.name}: ")
         logger.warning("%s: dropped: %s", found.name, reason)
         yield DroppedCase(found.name, reason)
 
 
-def _error_of(work: Callable[[], None]) -> BaseException | None:
+def _error_of(work: Callable[[], None]) -> BackSplitError | None:
     try:
         work()
-    except (BackSplitError, OSError) as error:
+    except BackSplitError as error:
         return error
     return None
-
-
-def _is_of_the_case(error: BaseException) -> bool:
-    """Whether an error says something about a case, not about this program or the disk that it writes to."""
-    if isinstance(error, OSError):
-        return error.errno not in NOT_OF_THE_CASE
-    return isinstance(error, BackSplitError | BrokenProcessPool)
 
 
 def _is_done(found: Found, work: _Work) -> bool:
@@ -235,9 +224,13 @@ def _convert_in_worker(found: Found) -> None:
 def _convert_case(found: Found, work: _Work) -> None:
     """Describe a case, check it, write what has to be written, and the record last."""
     inputs = stamps(found.files)
-    described = work.download.describe(found)
-    labels = [] if described.labels is None else [described.labels]
-    grid = common_grid([*described.images, *labels])
+    try:
+        described = work.download.describe(found)
+        labels = [] if described.labels is None else [described.labels]
+        grid = common_grid([*described.images, *labels])
+        amounts = _amounts(described, grid, work.download.label_names)
+    except OSError as error:
+        raise VolumeError(f"{found.name}: cannot be read: {error}") from error
     record = {
         "version": 1,
         "how": work.how,
@@ -252,7 +245,7 @@ def _convert_case(found: Found, work: _Work) -> None:
         "notes": described.notes,
         "shape": grid.shape,
         "spacing_mm": grid.spacing_mm,
-        **_amounts(described, grid, work.download.label_names),
+        **amounts,
     }
     write_json(record, work.record(found.name))
 
