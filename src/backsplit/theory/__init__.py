@@ -1,5 +1,6 @@
 """What labels tell about a model: Fisher information, what a coarsening loses of it, and what that costs."""
 
+from backsplit.theory.efficiency import Regression, Simulated, simulate
 from backsplit.theory.fisher import (
     coarse_score,
     fine_score,
@@ -13,6 +14,8 @@ from backsplit.theory.fisher import (
 )
 
 __all__ = [
+    "Regression",
+    "Simulated",
     "coarse_score",
     "fine_score",
     "information",
@@ -21,5 +24,6 @@ __all__ = [
     "lost_by_pair",
     "lost_trace",
     "missing_information",
+    "simulate",
     "spectrum",
 ]
