@@ -46,9 +46,9 @@ Training = tuple[str, list[object]]
 def budgets() -> Iterator[Training]:
     """Binary and two losses of BackSplit, a training per point of the curve."""
     for iterations in BUDGETS:
-        yield f"binary-{iterations}", _train("binary", iterations)
-        yield f"backsplit-{iterations}", _train("backsplit", iterations)
-        yield f"paper-{iterations}", [*_train("backsplit", iterations), "--loss", "paper"]
+        yield f"binary-{iterations}", train_typed("binary", iterations)
+        yield f"backsplit-{iterations}", train_typed("backsplit", iterations)
+        yield f"paper-{iterations}", [*train_typed("backsplit", iterations), "--loss", "paper"]
 
 
 def fractions() -> Iterator[Training]:
@@ -56,7 +56,7 @@ def fractions() -> Iterator[Training]:
     for fraction in FRACTIONS:
         for missing in ("marginal", "naive"):
             arguments = ["--fraction", fraction, "--missing", missing]
-            yield f"partial-{fraction}-{missing}", [*_train("partial", BUDGET_OF_FRACTIONS), *arguments]
+            yield f"partial-{fraction}-{missing}", [*train_typed("partial", BUDGET_OF_FRACTIONS), *arguments]
 
 
 def finetunings() -> Iterator[Training]:
@@ -67,13 +67,14 @@ def finetunings() -> Iterator[Training]:
 
 def weights() -> Iterator[Training]:
     """The auxiliary weight, chosen on cases of its own; the models that the budget curve has are not trained again."""
-    yield f"binary-{BUDGET_OF_WEIGHTS}", _train("binary", BUDGET_OF_WEIGHTS)
-    yield f"backsplit-{BUDGET_OF_WEIGHTS}", _train("backsplit", BUDGET_OF_WEIGHTS)
+    yield f"binary-{BUDGET_OF_WEIGHTS}", train_typed("binary", BUDGET_OF_WEIGHTS)
+    yield f"backsplit-{BUDGET_OF_WEIGHTS}", train_typed("backsplit", BUDGET_OF_WEIGHTS)
     for weight in WEIGHTS:
-        yield f"weight-{weight}", [*_train("backsplit", BUDGET_OF_WEIGHTS), "--auxiliary-weight", weight]
+        yield f"weight-{weight}", [*train_typed("backsplit", BUDGET_OF_WEIGHTS), "--auxiliary-weight", weight]
 
 
-def _train(arm: str, iterations: int) -> list[object]:
+def train_typed(arm: str, iterations: int) -> list[object]:
+    """What is typed to train an arm as the demo does, for so many iterations."""
     return ["train", "--arm", arm, "--budget", "demo", *_epochs(iterations)]
 
 
@@ -83,14 +84,25 @@ def _epochs(iterations: int) -> list[object]:
 
 def run(root: Path, seed: int) -> None:
     """Make the data of a seed, train and predict what is missing, score everything."""
+    workspace, _ = training_data(root, seed)
+    score_trainings(workspace, [*budgets(), *fractions(), *finetunings()], root, seed)
+    tuning = _compose(root / "tuning", NUM_TUNING_CASES, TUNING_SEED)
+    _score(Workspace(workspace.root / "tuning"), list(weights()), tuning, seed, trained_in=workspace)
+
+
+def training_data(root: Path, seed: int) -> tuple[Workspace, Path]:
+    """The workspace of a seed, prepared, and its composed cohort."""
     workspace = Workspace(root / f"seed_{seed}")
     composed = _compose(workspace.root / "train", NUM_TRAINING_CASES, seed)
     sizes = ["--features", *FEATURES, "--patch-size", *PATCH_SIZE, "--batch-size", BATCH_SIZE]
     _backsplit("prepare", composed, "--workspace", workspace.root, *sizes)
+    return workspace, composed
+
+
+def score_trainings(workspace: Workspace, trainings: Sequence[Training], root: Path, seed: int) -> None:
+    """Train, predict the test cases and score what is missing."""
     test = _compose(root / "test", NUM_TEST_CASES, TEST_SEED)
-    _score(workspace, [*budgets(), *fractions(), *finetunings()], test, seed)
-    tuning = _compose(root / "tuning", NUM_TUNING_CASES, TUNING_SEED)
-    _score(Workspace(workspace.root / "tuning"), list(weights()), tuning, seed, trained_in=workspace)
+    _score(workspace, trainings, test, seed)
 
 
 def _score(
@@ -99,9 +111,14 @@ def _score(
     home = (trained_in or workspace).root
     for name, typed in trainings:
         _backsplit(*typed, "--name", name, "--workspace", home, "--seed", seed)
-        output = workspace.predictions_of(name)
-        _backsplit("predict", name, cohort, output, "--workspace", home, "--no-mirroring", "--step-size", STEP_SIZE)
+        predict(home, name, cohort, workspace.predictions_of(name))
     _backsplit("evaluate", "--tolerance-mm", TOLERANCE_MM, "--workspace", workspace.root)
+
+
+def predict(home: Path, name: str, cohort: Path, output: Path) -> None:
+    """Predict a cohort as the demo does."""
+    typed = ["predict", name, cohort, output, "--workspace", home]
+    _backsplit(*typed, "--no-mirroring", "--step-size", STEP_SIZE)
 
 
 def _compose(folder: Path, num_cases: int, seed: int) -> Path:

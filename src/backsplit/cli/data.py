@@ -1,4 +1,4 @@
-"""From a cohort to something that can be trained on: compose, prepare."""
+"""From a cohort to something that can be trained on: compose, select, prepare."""
 
 import os
 from dataclasses import dataclass
@@ -47,6 +47,45 @@ class Compose:
         folder = self.output or Workspace(self.workspace).cohort
         compose(cases.read(self.cohort), scheme=scheme, folder=folder, sources=self.sources, force=self.force)
         say(f"{folder / cases.MANIFEST_NAME}")
+
+
+@dataclass(frozen=True)
+class Select:
+    """Rank auxiliary classes by what surrounds and holds the lesions, and where a binary model's false positives lie.
+
+    Works on labels alone; with --baseline it also weighs false positives. Every class gets its reason.
+
+    Example: backsplit select
+
+    Example: backsplit select --baseline binary && backsplit train --arm subset --selection SELECTION
+    """
+
+    cohort: Annotated[Path | None, tyro.conf.Positional] = None
+    """Composed cohort with all candidates; by default that of the workspace."""
+    baseline: str | None = None
+    """Arm of the workspace whose false positives count, or a folder that `predict` wrote; it must not have been trained
+    on the cases that it predicted."""
+    workspace: Path = DEFAULT_WORKSPACE
+    """Folder of the study; selection/selection.csv and selection.json go there."""
+
+    def run(self) -> None:
+        """Select."""
+        from backsplit import cases
+        from backsplit.evaluation import format_table, write_table
+        from backsplit.experiments.selecting import baseline_masks, rank_auxiliaries, write_choice
+
+        workspace = Workspace(self.workspace)
+        manifest = self.cohort or workspace.cohort
+        manifest = manifest / cases.MANIFEST_NAME if manifest.is_dir() else manifest
+        masks = {}
+        if self.baseline is not None:
+            folder = workspace.predictions_of(self.baseline)
+            masks = baseline_masks(folder if folder.is_dir() else Path(self.baseline), manifest)
+        table = rank_auxiliaries(cases.read(manifest), masks)
+        write_table(table, workspace.selection_table)
+        say(format_table(table))
+        chosen = write_choice(table, workspace.selection)
+        say(f"recommended: {', '.join(chosen)}; backsplit train --arm subset --selection {workspace.selection}")
 
 
 @dataclass(frozen=True)

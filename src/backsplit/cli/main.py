@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from backsplit.cli.convert import Convert
-from backsplit.cli.data import Compose, Prepare
+from backsplit.cli.data import Compose, Prepare, Select
 from backsplit.cli.demo import Demo
 from backsplit.cli.doctor import Doctor
 from backsplit.cli.masks import Annotate, command_of
@@ -23,10 +23,25 @@ from backsplit.errors import BackSplitError
 
 DESCRIPTION = (
     "Lesion segmentation that trains with the background split into anatomy, and predicts the lesion alone.\n\n"
-    "The usual order: convert, annotate, compose, prepare, train (once per arm), predict, evaluate, compare, report.\n"
+    "The usual order: convert, annotate, compose, prepare, train (once per arm), predict, evaluate, compare, report;\n"
+    "select says which auxiliary classes are worth it.\n"
     "`backsplit demo` walks through it on a made-up data set in minutes; `backsplit COMMAND --help` has examples."
 )
-COMMANDS = (Demo, Convert, Annotate, Compose, Prepare, Train, Finetune, Predict, Evaluate, Compare, Report, Doctor)
+COMMANDS = (
+    Demo,
+    Convert,
+    Annotate,
+    Compose,
+    Select,
+    Prepare,
+    Train,
+    Finetune,
+    Predict,
+    Evaluate,
+    Compare,
+    Report,
+    Doctor,
+)
 DISK_ADVICE = {
     errno.ENOSPC: "free some space or use another folder",
     errno.EDQUOT: "free some of your quota or use another folder",

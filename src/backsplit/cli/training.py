@@ -22,6 +22,8 @@ class Options:
 
     auxiliaries: tuple[str, ...] = ()
     """Auxiliary classes that `subset` keeps apart."""
+    selection: Path | None = None
+    """File of `backsplit select` to take them from instead."""
     fraction: float = 1.0
     """Share of the training cases that keep their auxiliary labels, for `partial`; drawn by --seed, and recorded."""
     missing: Literal["marginal", "naive"] = "marginal"
@@ -127,6 +129,17 @@ class Options:
             chosen_name=self.name,
         )
 
+    def kept_auxiliaries(self) -> tuple[str, ...]:
+        """The auxiliaries that were named, or those of the selection."""
+        from backsplit.errors import ConfigurationError
+        from backsplit.experiments.selecting import read_choice
+
+        if self.selection is None:
+            return self.auxiliaries
+        if self.auxiliaries:
+            raise ConfigurationError("--auxiliaries and --selection both name what subset keeps; give one of them")
+        return read_choice(self.selection)
+
     def prepared(self) -> "Prepared":
         """The data set of the workspace."""
         from backsplit.experiments.study import prepared_dataset
@@ -167,7 +180,7 @@ class Train(Options):
         """Train."""
         from backsplit.nnunet.arms import BUDGETS, Arm
 
-        arm = Arm(self.arm, self.auxiliaries, self.fraction, self.missing)
+        arm = Arm(self.arm, self.kept_auxiliaries(), self.fraction, self.missing)
         prepared = self.prepared()
         settings = self.settings(prepared, arm, BUDGETS[self.budget], is_short=self.budget == "demo")
         if self.attribution:
@@ -218,7 +231,7 @@ class Finetune(Options):
         model = model_of(folders_of(self.workspace), Workspace(self.workspace), self.model).resolve()
         budget = BUDGETS[self.budget]
         budget = replace(budget, epochs=max(1, budget.epochs // 4))
-        arm = Arm(self.arm, self.auxiliaries, self.fraction, self.missing)
+        arm = Arm(self.arm, self.kept_auxiliaries(), self.fraction, self.missing)
         start = Start(str(model), self.checkpoint)
         settings = self.settings(prepared, arm, budget, is_short=self.budget == "demo", start=start)
         check_start(settings, prepared.plans, fold=self.fold)

@@ -75,6 +75,16 @@ class Workspace:
         return self.root / "scores" / "comparison.csv"
 
     @property
+    def selection_table(self) -> Path:
+        """The auxiliary classes, ranked."""
+        return self.root / "selection" / "selection.csv"
+
+    @property
+    def selection(self) -> Path:
+        """The auxiliary classes that `backsplit select` recommends."""
+        return self.root / "selection" / "selection.json"
+
+    @property
     def stock(self) -> "Workspace":
         """What the first rung of the attribution ladder trains on: the binary task, planned by nnU-Net alone."""
         return Workspace(self.root / "stock")

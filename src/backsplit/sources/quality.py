@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from backsplit.arrays import LabelMap, Mask
 from backsplit.labels import BACKGROUND
-from backsplit.sources.holes import Box, in_holes
+from backsplit.labels.holes import Box, in_holes
 from backsplit.sources.quality_tables import lesion_table, quality_table
 from backsplit.volume import Volume
 

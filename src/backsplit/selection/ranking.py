@@ -1,0 +1,143 @@
+"""Which auxiliary classes are worth labelling: three shares per class, a rank, and the reason in words.
+
+Source:
+    The heuristics of Saluja et al., arXiv 2511.19394, supplement B, as measured shares.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from backsplit.arrays import LabelMap
+from backsplit.errors import CohortError, GeometryError
+from backsplit.labels import LabelScheme
+from backsplit.selection.surroundings import Surroundings, surroundings
+from backsplit.volume import Volume
+
+LEAST_SCORE = 0.05
+"""A class is recommended from this share on: of the lesions' surface, of their volume, or of the false positives."""
+COLUMNS = (
+    *("rank", "class", "score", "contact", "containment", "false_positives", "volume", "num_cases", "num_lesions"),
+    *("recommended", "reason"),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What one case says about the auxiliary classes. Arrays are indexed by fine class."""
+
+    annotated: frozenset[str]
+    """Auxiliary classes that were looked for in the case; the others are left out of its means."""
+    lesions: tuple[Surroundings, ...]
+    """Of each target."""
+    voxels_ml: np.ndarray
+    """Volume of each class."""
+    false_positives_ml: np.ndarray | None
+    """Volume of each class that a binary baseline called a target; None without a baseline."""
+
+
+def gather(
+    labels: Volume, scheme: LabelScheme, *, annotated: Sequence[str] | None = None, prediction: Volume | None = None
+) -> Evidence:
+    """Look at one case.
+
+    Args:
+        labels: fine label map.
+        scheme: its classes.
+        annotated: auxiliary classes that were looked for; None means all.
+        prediction: target-only mask of a binary baseline that was not trained on the case.
+
+    Raises:
+        GeometryError: labels and prediction lie on different grids.
+    """
+    lesions = tuple(
+        surroundings(labels.voxels, target, num_fine=scheme.num_classes, spacing_mm=labels.grid.spacing_mm)
+        for target in range(1, scheme.num_targets + 1)
+    )
+    voxels = _counts(labels.voxels, scheme.num_classes)
+    wrong = None
+    if prediction is not None:
+        if difference := labels.grid.difference(prediction.grid):
+            raise GeometryError(f"labels and prediction lie on different grids: {difference}; predict the case again")
+        called = labels.voxels[prediction.voxels > 0]
+        wrong = np.bincount(called, minlength=scheme.num_classes) * labels.grid.voxel_ml
+        wrong[1 : scheme.num_targets + 1] = 0
+    known = frozenset(scheme.auxiliaries if annotated is None else annotated)
+    return Evidence(known, lesions, voxels * labels.grid.voxel_ml, wrong)
+
+
+def _counts(labels: LabelMap, num_fine: int) -> Int[np.ndarray, " fine"]:
+    counts = np.zeros(num_fine, np.int64)
+    for plane in labels.transpose():  # in memory order, a plane at a time: bincount copies to 64 bits
+        counts += np.bincount(plane.ravel(), minlength=num_fine)
+    return counts
+
+
+def rank(evidence: Sequence[Evidence], scheme: LabelScheme) -> pd.DataFrame:
+    """Rank the auxiliary classes of a scheme, best first.
+
+    The score of a class is the largest of three shares, so that one good reason is enough: `contact`, the mean over
+    lesions of the share of their surface area that faces the class; `containment`, the mean share of a lesion inside
+    the class once its holes are filled; `false_positives`, the share of a binary baseline's false positives inside the
+    class, which counts where it is above `volume`, the class's share of all that is no target: a large class collects
+    false positives by its size alone.
+
+    Returns:
+        One row per auxiliary, with `COLUMNS`; `false_positives` is NaN without a baseline.
+
+    Raises:
+        CohortError: no case has a lesion.
+    """
+    if not sum(len(each.voxels) for one in evidence for each in one.lesions):
+        raise CohortError("no case has a voxel of a target, so nothing lies around lesions; check the label maps")
+    rows = [_row(evidence, scheme, name) for name in scheme.auxiliaries]
+    table = pd.DataFrame(rows).sort_values(["score", "contact"], ascending=False, kind="stable")
+    return table.assign(rank=range(1, len(table) + 1))[list(COLUMNS)].reset_index(drop=True)
+
+
+def _row(evidence: Sequence[Evidence], scheme: LabelScheme, name: str) -> dict[str, float | int | str | bool]:
+    value = scheme.index(name)
+    known = [each for each in evidence if name in each.annotated]
+    lesions = [each for one in known for each in one.lesions if len(each.voxels)]
+    contact = _mean([each.contact[:, value] for each in lesions])
+    containment = _mean([each.containment[:, value] for each in lesions])
+    false_positives, volume = _false_positives(known, scheme, value)
+    reasons = {
+        f"{contact:.0%} of the lesions' surface": contact,
+        f"holds {containment:.0%} of the lesions": containment,
+        f"{false_positives:.0%} of the false positives in {volume:.1%} of the volume": (
+            false_positives if false_positives > volume else 0.0
+        ),
+    }
+    best = max(reasons, key=lambda reason: reasons[reason])
+    return {
+        "class": name,
+        "score": reasons[best],
+        "contact": contact,
+        "containment": containment,
+        "false_positives": false_positives,
+        "volume": volume,
+        "num_cases": len(known),
+        "num_lesions": sum(len(each.voxels) for each in lesions),
+        "recommended": reasons[best] >= LEAST_SCORE,
+        "reason": best if reasons[best] >= LEAST_SCORE else "far from the lesions, and few false positives",
+    }
+
+
+def _mean(shares: Sequence[np.ndarray]) -> float:
+    return float(np.concatenate(shares).mean()) if shares else 0.0
+
+
+def _false_positives(known: Sequence[Evidence], scheme: LabelScheme, value: int) -> tuple[float, float]:
+    """Shares of a class: in the false positives, and in the volume of all that is no target."""
+    others = [0, *range(scheme.num_targets + 1, scheme.num_classes)]
+    volumes = np.sum([each.voxels_ml for each in known], axis=0) if known else np.zeros(scheme.num_classes)
+    volume = float(volumes[value] / volumes[others].sum()) if known else 0.0
+    seen = [each.false_positives_ml for each in known if each.false_positives_ml is not None]
+    if not seen:
+        return np.nan, volume
+    wrong = np.sum(seen, axis=0)
+    return float(wrong[value] / wrong.sum()) if wrong.sum() else 0.0, volume
