@@ -210,8 +210,8 @@ Three more seeds with half of the cases annotated, scored on the same test cases
 
 {halves}
 
-With few annotated cases the marginal likelihood is ahead at every seed; with half of them in the mean over six seeds, and
-at four of the six.
+With few annotated cases the marginal likelihood is ahead at every seed; with half of them in the mean over six seeds,
+and at four of the six.
 
 ## Fine-tuning
 
