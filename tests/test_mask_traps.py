@@ -10,13 +10,13 @@ import pytest
 from backsplit import cases
 from backsplit.cases import Case, Cohort
 from backsplit.errors import GeometryError, LabelError, SourceError
+from backsplit.resampling import resample_labels
 from backsplit.sources import annotate
 from backsplit.sources.annotation import records_of
 from backsplit.sources.check import check, summarise_check
 from backsplit.sources.folder import FolderSource, open_folder
 from backsplit.sources.quality import lesion_table, quality_table
 from backsplit.sources.reference import reference_of
-from backsplit.sources.resampling import resample_labels
 from backsplit.volume import Grid, Volume, read_grid, read_labels, write_volume
 from maskfolders import cohort_of
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from backsplit.sources.resampling import resample_labels
+from backsplit.resampling import resample_labels
 from backsplit.volume import Grid, Volume
 from maskfolders import UPRIGHT
 

@@ -151,6 +151,25 @@ def read_labels(path: Path) -> Volume:
     return Volume(_narrow(voxels, int(low), int(high)), volume.grid)
 
 
+def check_complete(path: Path) -> None:
+    """See that a NIfTI file is as long as its header promises, without unpacking it.
+
+    A gzip file ends with the length of its content. Where that does not fit, the whole file is read: it may be made of
+    several. Other formats are not checked.
+
+    Raises:
+        VolumeError: it is cut short or damaged, or as `read_grid`.
+    """
+    reader = _open(path)
+    if path.name.endswith(".nii.gz"):
+        with path.open("rb") as handle:
+            handle.seek(-4, 2)
+            length = int.from_bytes(handle.read(4), "little")
+        if length == _expected_bytes(reader) % 2**32:
+            return
+    _whole_content(reader, path)
+
+
 def write_volume(volume: Volume, path: Path) -> None:
     """Write a volume, whole or not at all, compressed unless it is `.nii`; equal volumes give equal bytes.
 
@@ -216,11 +235,15 @@ def _whole_content(reader: sitk.ImageFileReader, path: Path) -> bytes:
         raise VolumeError(
             f"{path}: damaged or cut short ({error}); expected a whole gzip file; copy it again"
         ) from error
-    num_bits = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix"))
-    expected = _voxel_offset(reader) + num_bits // 8
+    expected = _expected_bytes(reader)
     if len(content) < expected:
         raise VolumeError(f"{path}: cut short: {len(content)} bytes, expected {expected} by its header; copy it again")
     return content
+
+
+def _expected_bytes(reader: sitk.ImageFileReader) -> int:
+    num_bits = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix"))
+    return _voxel_offset(reader) + num_bits // 8
 
 
 def _voxel_offset(reader: sitk.ImageFileReader) -> int:

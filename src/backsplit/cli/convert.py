@@ -4,7 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -84,6 +84,47 @@ def _geometry(conversion: "Conversion") -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertKits23(ConvertDownload):
+    """KiTS23: kidney, tumor and cyst on CT; images stay where they are.
+
+    Then: backsplit compose cohorts/kits23 --targets cyst --auxiliaries kidney tumor
+
+    Example: backsplit convert kits23 kits23/dataset cohorts/kits23
+
+    Example: backsplit convert kits23 kits23/dataset cohorts/made-up --synthetic-images --spacing-mm 4
+    """
+
+    organ: Literal["parts", "whole"] = "parts"
+    """parts: kidney without its lesions, tumor, cyst; whole: the lesion that is not --target counts as kidney, as an
+    organ model would see it."""
+    target: Literal["cyst", "tumor"] = "cyst"
+    """For --organ whole."""
+    annotation: str | None = None
+    """majority, or the number of an annotator, from the objects in instances/; by default the released label maps."""
+    synthetic_images: bool = False
+    """Make images up around the real kidneys, where there are labels alone: to try things out, not to publish."""
+    seed: int = 0
+    """Of the images that are made up."""
+    spacing_mm: float | None = None
+    """Edge of the voxels of made-up images and their labels, for small machines; by default the labels' own grid."""
+
+    def opened(self) -> "Download[Any]":
+        """The data set."""
+        from backsplit.datasets.kits23 import Synthesis, open_kits23
+        from backsplit.errors import ConfigurationError
+
+        if self.spacing_mm is not None and not self.synthetic_images:
+            raise ConfigurationError("--spacing-mm is for --synthetic-images; real images keep their grid")
+        return open_kits23(
+            self.source,
+            organ=self.organ,
+            target=self.target,
+            annotation=self.annotation,
+            synthesis=Synthesis(self.seed, self.spacing_mm) if self.synthetic_images else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertNnunet(ConvertDownload):
     """A raw data set of nnU-Net v2, or of the Medical Segmentation Decathlon; images stay where they are.
 
@@ -134,7 +175,8 @@ class Convert:
     """
 
     data_set: (
-        Annotated[ConvertNnunet, tyro.conf.subcommand("nnunet")]
+        Annotated[ConvertKits23, tyro.conf.subcommand("kits23")]
+        | Annotated[ConvertNnunet, tyro.conf.subcommand("nnunet")]
         | Annotated[ConvertPhantom, tyro.conf.subcommand("phantom")]
     )
 

@@ -25,7 +25,7 @@ from backsplit.datasets.download import Described, Download, Found, common_grid
 from backsplit.errors import BackSplitError, CohortError, LabelError, VolumeError
 from backsplit.files import stamps, write_json, write_text
 from backsplit.progress import track_some
-from backsplit.volume import Grid, Volume, read_labels, write_volume
+from backsplit.volume import Grid, Volume, check_complete, read_labels, write_volume
 from backsplit.workers import run_isolated
 
 logger = logging.getLogger(__name__)
@@ -228,7 +228,11 @@ def _convert_case(found: Found, work: _Work) -> None:
         described = work.download.describe(found)
         labels = [] if described.labels is None else [described.labels]
         grid = common_grid([*described.images, *labels])
+        for image in described.images:
+            if isinstance(image, Path):
+                check_complete(image)
         amounts = _amounts(described, grid, work.download.label_names)
+        annotated = _annotated(described, amounts["voxels"], work.download.label_names)
     except OSError as error:
         raise VolumeError(f"{found.name}: cannot be read: {error}") from error
     record = {
@@ -236,7 +240,7 @@ def _convert_case(found: Found, work: _Work) -> None:
         "how": work.how,
         "inputs": inputs,
         "group": described.group,
-        "annotated": described.annotated,
+        "annotated": annotated,
         "images": [
             _kept(image, Path("images") / f"{found.name}_{channel:04}.nii.gz", work)
             for channel, image in enumerate(described.images)
@@ -277,6 +281,17 @@ def _amounts(described: Described, grid: Grid, label_names: Sequence[tuple[int, 
     return {"voxels": voxels, "ml": {name: round(count * grid.voxel_ml, 6) for name, count in voxels.items()}}
 
 
+def _annotated(
+    described: Described, voxels: Mapping[str, int], label_names: Sequence[tuple[int, str]]
+) -> tuple[str, ...] | None:
+    """Classes that were looked for, None for all of them."""
+    unknown = set(described.unknown_if_absent) - voxels.keys()
+    if not unknown or described.labels is None:
+        return described.annotated
+    known = described.annotated if described.annotated is not None else [name for value, name in label_names if value]
+    return tuple(name for name in known if name not in unknown)
+
+
 def count_labels(labels: LabelMap) -> dict[int, int]:
     """Voxels by label value, for the values that occur, in their order."""
     if labels.dtype.itemsize > 2 or labels.dtype.kind != "u":
@@ -298,16 +313,19 @@ def _case_of(name: str, record: Mapping[str, Any], folder: Path) -> Case:
 
 
 def _table(conversion: Conversion) -> str:
-    """One row per case, as CSV: patient, geometry, mL of each class (empty where it was not looked for), notes."""
+    """One row per case, as CSV: patient, geometry, mL of each class (empty where it was not looked for), classes that
+    were looked for and are not there, notes."""
     names = [name for value, name in conversion.cohort.label_names if value]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["case", "group", "shape", "spacing_mm", *(f"{name}_ml" for name in names), "notes"])
+    table.writerow(["case", "group", "shape", "spacing_mm", *(f"{name}_ml" for name in names), "absent", "notes"])
     for case in conversion.cohort.cases:
         record = conversion.records[case.name]
         geometry = ("x".join(f"{number:g}" for number in record[key]) for key in ("shape", "spacing_mm"))
         amounts = (f"{record['ml'].get(name, 0):g}" if _is_annotated(case, name) else "" for name in names)
-        table.writerow([case.name, case.group, *geometry, *amounts, "; ".join(record["notes"])])
+        absent = (name for name in names if _is_annotated(case, name) and name not in record["voxels"])
+        row = (case.name, case.group, *geometry, *amounts, "; ".join(absent), "; ".join(record["notes"]))
+        table.writerow(row)
     return text.getvalue()
 
 

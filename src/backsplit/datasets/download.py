@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from backsplit.cases import DroppedCase
-from backsplit.errors import GeometryError
+from backsplit.errors import CohortError, GeometryError
 from backsplit.volume import Grid, Volume, read_grid
 
 
@@ -33,6 +33,20 @@ FoundT_contra = TypeVar("FoundT_contra", bound=Found, contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
+class FoundFiles:
+    """A case, where its files should be."""
+
+    name: str
+    images: tuple[Path, ...]
+    labels: Path | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Images, then the label map if there is one."""
+        return self.images if self.labels is None else (*self.images, self.labels)
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """The cases of a download, and those that cannot be used, as far as that shows without reading voxels."""
 
@@ -52,6 +66,8 @@ class Described:
     """Patient."""
     annotated: tuple[str, ...] | None = None
     """Classes that were looked for in this case, targets included; None means all."""
+    unknown_if_absent: tuple[str, ...] = ()
+    """Classes that count as not looked for where the label map has no voxel of them."""
     notes: tuple[str, ...] = ()
     """What was mended on the way, one clause each."""
 
@@ -115,9 +131,41 @@ def common_grid(parts: Sequence[Path | Volume]) -> Grid:
     return grid
 
 
+def folder_with(name: str, source: Path, *, depth: int) -> Path:
+    """The folder that holds a folder of this name: the source, or one up to `depth` levels below it.
+
+    Raises:
+        CohortError: none, or several.
+    """
+    level = [source.resolve()]
+    for _ in range(depth + 1):
+        found = [folder for folder in level if (folder / name).is_dir()]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise CohortError(f"{source}: {len(found)} folders with {name}, such as {found[0]}; give one of them")
+        level = [path for folder in level if folder.is_dir() for path in sorted(folder.iterdir()) if path.is_dir()]
+    raise CohortError(f"{source}: no folder {name} in it or {depth} levels below; give the folder of the download")
+
+
 def _grid_of(part: Path | Volume) -> Grid:
     return read_grid(part) if isinstance(part, Path) else part.grid
 
 
 def _told(part: Path | Volume) -> str:
     return str(part) if isinstance(part, Path) else "a volume made of the download"
+
+
+def check_files(found: FoundFiles, channels: Sequence[str]) -> None:
+    """See that the files of a case are there.
+
+    Raises:
+        CohortError: one is missing, or there is not one image per channel.
+    """
+    if len(found.images) != len(channels):
+        raise CohortError(f"{found.name}: {len(found.images)} images, expected one for each of {', '.join(channels)}")
+    for image, channel in zip(found.images, channels, strict=True):
+        if not image.is_file():
+            raise CohortError(f"{found.name}: no image of channel {channel}, expected {image}; add it or drop the case")
+    if found.labels is not None and not found.labels.is_file():
+        raise CohortError(f"{found.name}: no label map, expected {found.labels}; add it or drop the case")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backsplit.cases import Case
-from backsplit.datasets.download import Described, Listing, common_grid
+from backsplit.datasets.download import Described, FoundFiles, Listing, check_files, common_grid
 from backsplit.errors import CohortError
 from backsplit.labels import BACKGROUND
 from backsplit.volume import FILE_ENDINGS
@@ -41,26 +41,14 @@ class Description:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundFiles:
-    """A case, where its files should be."""
-
-    name: str
-    images: tuple[Path, ...]
-    labels: Path | None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Images, then the label map if there is one."""
-        return self.images if self.labels is None else (*self.images, self.labels)
-
-
-@dataclass(frozen=True, slots=True)
 class RawDataset:
     """A folder with `dataset.json`. Every case is a patient of its own: the format does not say who shares one."""
 
     source: Path
     description: Description
     split: Literal["training", "test"]
+    kind: str = "nnunet"
+    """Name of the converter."""
 
     @property
     def name(self) -> str:
@@ -80,7 +68,7 @@ class RawDataset:
     @property
     def how(self) -> dict[str, str]:
         """Converter and split."""
-        return {"data set": "nnunet", "split": self.split}
+        return {"data set": self.kind, "split": self.split}
 
     def find(self) -> Listing:
         """Cases that the description lists, else those of which the folders hold an image or a label.
@@ -108,7 +96,7 @@ class RawDataset:
         Raises:
             CohortError: one is missing.
         """
-        _check_files(found, self.channels)
+        check_files(found, self.channels)
         return Described(found.images, found.labels, group=found.name)
 
     def splits(self, names: Sequence[str], /) -> None:
@@ -148,7 +136,7 @@ def images_in(folder: Path, channels: Sequence[str]) -> tuple[Case, ...]:
         for name, ending in (match.group("name", "ending") for match in found)
     ]
     for each in files:
-        _check_files(each, channels)
+        check_files(each, channels)
         common_grid(each.images)
     return tuple(Case(each.name, each.images, None, group=each.name) for each in files)
 
@@ -249,13 +237,3 @@ def _stems(folder: Path, file_ending: str) -> set[str]:
         raise CohortError(f"{folder}: no such folder; expected the layout of an nnU-Net raw data set")
     names = (path.name for path in folder.iterdir())
     return {name.removesuffix(file_ending) for name in names if name.endswith(file_ending) and name[0] != "."}
-
-
-def _check_files(found: FoundFiles, channels: Sequence[str]) -> None:
-    if len(found.images) != len(channels):
-        raise CohortError(f"{found.name}: {len(found.images)} images, expected one for each of {', '.join(channels)}")
-    for image, channel in zip(found.images, channels, strict=True):
-        if not image.is_file():
-            raise CohortError(f"{found.name}: no image of channel {channel}, expected {image}; add it or drop the case")
-    if found.labels is not None and not found.labels.is_file():
-        raise CohortError(f"{found.name}: no label map, expected {found.labels}; add it or drop the case")

@@ -24,9 +24,9 @@ from backsplit.errors import BackSplitError, GeometryError, SourceError
 from backsplit.files import stamps, write_json
 from backsplit.nnunet.folders import output_to
 from backsplit.progress import track_some
+from backsplit.resampling import resample_labels
 from backsplit.sources.protocol import Masks, MaskSource
 from backsplit.sources.quality import measure
-from backsplit.sources.resampling import resample_labels
 from backsplit.volume import Grid, Volume, read_grid, read_labels, write_volume
 from backsplit.workers import run_isolated
 

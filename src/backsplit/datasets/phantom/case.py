@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int16
 from scipy import ndimage
 
-from backsplit.arrays import Spacing
+from backsplit.arrays import Mask, Spacing
 from backsplit.datasets.phantom.body import add_body, add_kidney_cysts, add_kidneys, add_vessels, beyond_kidneys
 from backsplit.datasets.phantom.bowel import add_bowel
 from backsplit.datasets.phantom.organs import (
@@ -86,7 +86,12 @@ def draw_scene(frame: Frame, *, seed: int) -> Scene:
     add_kidneys(scene, cavity)
     add_kidney_cysts(scene, cavity, int(scene.rng.choice(len(CYST_NUMBERS), p=CYST_NUMBERS)))
     add_vessels(scene, cavity & ~scene.has("kidney", "cyst"))
-    for_tissue, for_fluid = beyond_kidneys(scene, cavity)
+    add_other_organs(scene, *beyond_kidneys(scene, cavity))
+    return scene
+
+
+def add_other_organs(scene: Scene, for_tissue: Mask, for_fluid: Mask) -> None:
+    """Paint all but body, kidneys and great vessels, where `beyond_kidneys` leaves room."""
     add_solid_organs(scene, for_tissue)
     add_gallbladder(scene, for_fluid)
     add_inner_cysts(scene, "liver", int(scene.rng.integers(0, 4)), cavity=for_fluid)
@@ -94,7 +99,6 @@ def draw_scene(frame: Frame, *, seed: int) -> Scene:
     add_stomach(scene, for_fluid)
     add_pancreas(scene, for_fluid)
     add_bowel(scene, for_fluid)
-    return scene
 
 
 def _grid(settings: PhantomSettings) -> Grid:
