@@ -149,7 +149,7 @@ class MadeDownload:
         if found.name == self.broken:
             raise VolumeError(f"{found.name}: is broken")
         image = Volume(np.full(GRID.shape, 7, np.int16), GRID)
-        return Described((image, image), Volume(labels_of(1), GRID), "patient", ("cyst",), ("two slices mended",))
+        return Described((image, image), Volume(labels_of(1), GRID), "patient", ("cyst",), notes=("two slices mended",))
 
     def splits(self, names, /):
         return [{"train": [names[0]], "val": [names[1]]}]

@@ -132,6 +132,30 @@ def read_volume(path: Path) -> Volume:
     return Volume(array.transpose(), grid)
 
 
+def read_channels(path: Path) -> list[Volume]:
+    """Read a volume of four axes, the last of which counts channels.
+
+    Raises:
+        VolumeError: no such file, not four axes, or a NIfTI file that is cut short or damaged.
+    """
+    _check_ending(path)
+    if not path.is_file():
+        raise VolumeError(f"{path}: no such file; expected a volume; check the path")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    with _errors_of(path):
+        reader.ReadImageInformation()
+        if reader.GetDimension() != 4:
+            raise VolumeError(f"{path}: {_times(reader.GetSize())} voxels, expected four axes, one of them channels")
+        content = _whole_content(reader, path)
+        image = reader.Execute()
+    channels = [image[:, :, :, index] for index in range(reader.GetSize()[3])]
+    is_lost, lost = _non_finite(reader, content)
+    stacked = np.stack([sitk.GetArrayFromImage(channel) for channel in channels])
+    stacked.reshape(-1)[is_lost] = lost
+    return [Volume(array.transpose(), _grid(channel, path)) for array, channel in zip(stacked, channels, strict=True)]
+
+
 def read_labels(path: Path) -> Volume:
     """Read a label map in the narrowest integer type that holds it; files of whole floats are label maps too.
 
@@ -212,7 +236,7 @@ def _open(path: Path) -> sitk.ImageFileReader:
     return reader
 
 
-def _grid(reader: sitk.ImageFileReader, path: Path) -> Grid:
+def _grid(reader: sitk.ImageFileReader | sitk.Image, path: Path) -> Grid:
     numbers = (*reader.GetSpacing(), *reader.GetOrigin(), *reader.GetDirection())
     a, b, c, x, y, z, *direction = (number + 0.0 for number in numbers)  # -0.0 becomes 0.0
     width, height, depth = reader.GetSize()

@@ -84,6 +84,40 @@ def _geometry(conversion: "Conversion") -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertAbdomenAtlas(ConvertDownload):
+    """AbdomenAtlas 1.0 Mini: nine organs on CT, to train an organ model on.
+
+    Then: backsplit compose cohorts/atlas --targets aorta gall_bladder kidney_left kidney_right liver pancreas postcava
+    spleen stomach
+
+    Example: backsplit convert abdomenatlas AbdomenAtlas1.0Mini cohorts/atlas
+    """
+
+    def opened(self) -> "Download[Any]":
+        """The data set."""
+        from backsplit.datasets.abdomenatlas import open_abdomenatlas
+
+        return open_abdomenatlas(self.source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertAutoPet3(ConvertDownload):
+    """AutoPET III: tumours on whole-body PET/CT; patients stay together, the official folds are kept.
+
+    Then, with organs from a source: backsplit annotate cohorts/autopet3 --source totalsegmentator
+    and: backsplit compose cohorts/autopet3 --targets tumor --auxiliaries liver spleen kidney_left kidney_right
+
+    Example: backsplit convert autopet3 PSMA-FDG-PET-CT-Lesions_v2 cohorts/autopet3
+    """
+
+    def opened(self) -> "Download[Any]":
+        """The data set."""
+        from backsplit.datasets.autopet3 import open_autopet3
+
+        return open_autopet3(self.source)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertKits23(ConvertDownload):
     """KiTS23: kidney, tumor and cyst on CT; images stay where they are.
 
@@ -125,6 +159,39 @@ class ConvertKits23(ConvertDownload):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertMsd(ConvertDownload):
+    """A task of the Medical Segmentation Decathlon; images of several channels are split.
+
+    Then: backsplit compose cohorts/liver --targets tumor --auxiliaries liver    (pancreas and vessel in tasks 7 and 8)
+
+    Example: backsplit convert msd Task03_Liver cohorts/liver
+    """
+
+    def opened(self) -> "Download[Any]":
+        """The data set."""
+        from backsplit.datasets.msd import open_msd
+
+        return open_msd(self.source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertMswal(ConvertDownload):
+    """MSWAL: seven kinds of lesions on abdominal CT.
+
+    Then: backsplit compose cohorts/mswal --targets gallstone kidney_stone liver_tumor kidney_tumor pancreatic_cancer
+    liver_cyst kidney_cyst --auxiliaries liver spleen (from masks that `annotate` adds)
+
+    Example: backsplit convert mswal MSWAL cohorts/mswal
+    """
+
+    def opened(self) -> "Download[Any]":
+        """The data set."""
+        from backsplit.datasets.mswal import open_mswal
+
+        return open_mswal(self.source)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertNnunet(ConvertDownload):
     """A raw data set of nnU-Net v2, or of the Medical Segmentation Decathlon; images stay where they are.
 
@@ -139,6 +206,22 @@ class ConvertNnunet(ConvertDownload):
         from backsplit.datasets.nnunet import open_raw
 
         return open_raw(self.source, split="test" if self.test else "training")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertPanther(ConvertDownload):
+    """PANTHER, task 1: pancreatic tumours on MR.
+
+    Then: backsplit compose cohorts/panther --targets tumor --auxiliaries pancreas
+
+    Example: backsplit convert panther PANTHER_Task1 cohorts/panther
+    """
+
+    def opened(self) -> "Download[Any]":
+        """The data set."""
+        from backsplit.datasets.panther import open_panther
+
+        return open_panther(self.source)
 
 
 @dataclass(frozen=True)
@@ -175,8 +258,13 @@ class Convert:
     """
 
     data_set: (
-        Annotated[ConvertKits23, tyro.conf.subcommand("kits23")]
+        Annotated[ConvertAbdomenAtlas, tyro.conf.subcommand("abdomenatlas")]
+        | Annotated[ConvertAutoPet3, tyro.conf.subcommand("autopet3")]
+        | Annotated[ConvertKits23, tyro.conf.subcommand("kits23")]
+        | Annotated[ConvertMsd, tyro.conf.subcommand("msd")]
+        | Annotated[ConvertMswal, tyro.conf.subcommand("mswal")]
         | Annotated[ConvertNnunet, tyro.conf.subcommand("nnunet")]
+        | Annotated[ConvertPanther, tyro.conf.subcommand("panther")]
         | Annotated[ConvertPhantom, tyro.conf.subcommand("phantom")]
     )
 

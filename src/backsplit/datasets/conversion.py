@@ -313,8 +313,10 @@ def _case_of(name: str, record: Mapping[str, Any], folder: Path) -> Case:
 
 
 def _table(conversion: Conversion) -> str:
-    """One row per case, as CSV: patient, geometry, mL of each class (empty where it was not looked for), classes that
-    were looked for and are not there, notes."""
+    """One row per case, as CSV.
+
+    Patient, geometry, mL of each class (empty where it was not looked for), classes looked for in vain, notes.
+    """
     names = [name for value, name in conversion.cohort.label_names if value]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")

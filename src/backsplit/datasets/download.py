@@ -131,6 +131,18 @@ def common_grid(parts: Sequence[Path | Volume]) -> Grid:
     return grid
 
 
+def stems(folder: Path, file_ending: str) -> set[str]:
+    """Names of the files with an ending, without it; hidden files are no files of the data set.
+
+    Raises:
+        CohortError: no such folder.
+    """
+    if not folder.is_dir():
+        raise CohortError(f"{folder}: no such folder; check the folder of the download")
+    names = (path.name for path in folder.iterdir())
+    return {name.removesuffix(file_ending) for name in names if name.endswith(file_ending) and name[0] != "."}
+
+
 def folder_with(name: str, source: Path, *, depth: int) -> Path:
     """The folder that holds a folder of this name: the source, or one up to `depth` levels below it.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backsplit.cases import Case
-from backsplit.datasets.download import Described, FoundFiles, Listing, check_files, common_grid
+from backsplit.datasets.download import Described, FoundFiles, Listing, check_files, common_grid, stems
 from backsplit.errors import CohortError
 from backsplit.labels import BACKGROUND
 from backsplit.volume import FILE_ENDINGS
@@ -114,7 +114,7 @@ def open_raw(source: Path, *, split: Literal["training", "test"] = "training") -
         CohortError: no usable `dataset.json`.
     """
     source = source.resolve()
-    return RawDataset(source, _describe(source / "dataset.json"), split)
+    return RawDataset(source, describe_dataset(source / "dataset.json"), split)
 
 
 def images_in(folder: Path, channels: Sequence[str]) -> tuple[Case, ...]:
@@ -141,7 +141,12 @@ def images_in(folder: Path, channels: Sequence[str]) -> tuple[Case, ...]:
     return tuple(Case(each.name, each.images, None, group=each.name) for each in files)
 
 
-def _describe(path: Path) -> Description:
+def describe_dataset(path: Path) -> Description:
+    """Read `dataset.json`.
+
+    Raises:
+        CohortError: it is missing, or says something that cannot be used.
+    """
     if not path.is_file():
         raise CohortError(f"{path}: no such file; expected the folder of an nnU-Net raw data set; check the path")
     try:
@@ -219,21 +224,14 @@ def _listed_cases(source: Path, description: Description) -> list[FoundFiles]:
 def _found_cases(source: Path, description: Description, split: Literal["training", "test"]) -> list[FoundFiles]:
     """Cases that the folders hold an image or a label of; whether the other files exist is checked later."""
     image_folder, label_folder = FOLDERS[split]
-    stems = _stems(source / image_folder, description.file_ending)
-    labelled = set() if label_folder is None else _stems(source / label_folder, description.file_ending)
-    names = labelled | {stem if stem in labelled else CHANNEL_SUFFIX.sub("", stem) for stem in stems}
+    imaged = stems(source / image_folder, description.file_ending)
+    labelled = set() if label_folder is None else stems(source / label_folder, description.file_ending)
+    names = labelled | {stem if stem in labelled else CHANNEL_SUFFIX.sub("", stem) for stem in imaged}
     cases = []
     for name in sorted(names):
         numbered = [f"{name}_{index:04}" for index in range(len(description.channels))]
-        found = [name] if name in stems and len(numbered) == 1 and numbered[0] not in stems else numbered
+        found = [name] if name in imaged and len(numbered) == 1 and numbered[0] not in imaged else numbered
         images = tuple(source / image_folder / f"{stem}{description.file_ending}" for stem in found)
         labels = None if label_folder is None else source / label_folder / f"{name}{description.file_ending}"
         cases.append(FoundFiles(name, images, labels))
     return cases
-
-
-def _stems(folder: Path, file_ending: str) -> set[str]:
-    if not folder.is_dir():
-        raise CohortError(f"{folder}: no such folder; expected the layout of an nnU-Net raw data set")
-    names = (path.name for path in folder.iterdir())
-    return {name.removesuffix(file_ending) for name in names if name.endswith(file_ending) and name[0] != "."}
