@@ -3,10 +3,10 @@
 import csv
 import json
 
-import downloads
 import numpy as np
 import pytest
 
+import downloads
 from backsplit.datasets import conversion
 from backsplit.datasets.abdomenatlas import ORGANS, open_abdomenatlas
 from backsplit.datasets.autopet3 import open_autopet3
