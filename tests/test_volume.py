@@ -347,3 +347,14 @@ def test_array_must_have_the_shape_of_the_grid():
 
 def test_voxel_volume():
     assert GRID.voxel_ml == pytest.approx(0.7 * 0.8 * 6.5 / 1000)
+
+
+def test_a_bit_that_fell_over_in_the_middle_is_found(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    voxels = np.random.default_rng(0).integers(0, 255, (20, 20, 20)).astype(np.uint8)
+    write_volume(Volume(voxels, Grid((20, 20, 20), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), UPRIGHT)), path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(VolumeError, match="damaged or cut short"):
+        read_volume(path)

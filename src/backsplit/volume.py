@@ -4,7 +4,6 @@ SimpleITK reads and writes; this module adds what it keeps silent about in NIfTI
 one as if nothing were wrong, reads NaN and infinity as 0, and reports success for a file that a full disk cut short.
 """
 
-import gzip
 import math
 import zlib
 from collections.abc import Generator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813  as its own manual calls it
+from isal import igzip, isal_zlib
 from jaxtyping import Bool, Float, Integer
 
 from backsplit.arrays import Spacing, Voxels
@@ -31,6 +31,8 @@ NIFTI_HEADER_BYTES = 348
 """The first number of a NIfTI-1 file, which tells the byte order; SimpleITK reads no NIfTI-2."""
 NIFTI_FLOATS = {"16": "f4", "64": "f8"}
 """Datatype codes of float32 and float64."""
+NIFTI_WHOLE = {"2": "u1", "4": "i2", "8": "i4", "256": "i1", "512": "u2", "768": "u4", "1024": "i8", "1280": "u8"}
+"""Datatype codes of whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,9 @@ def read_volume(path: Path) -> Volume:
     reader = _open(path)
     grid = _grid(reader, path)
     content = _whole_content(reader, path)
+    stored = _stored_numbers(reader, content)
+    if stored is not None:
+        return Volume(stored.reshape(grid.shape, order="F"), grid)
     with _errors_of(path):
         array = sitk.GetArrayFromImage(reader.Execute())
     is_lost, lost = _non_finite(reader, content)
@@ -254,8 +259,8 @@ def _whole_content(reader: sitk.ImageFileReader, path: Path) -> bytes:
     if not path.name.endswith((".nii", ".nii.gz")):
         return b""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        content = igzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, zlib.error, igzip.BadGzipFile, isal_zlib.error) as error:  # ty: ignore[invalid-exception-caught]
         raise VolumeError(
             f"{path}: damaged or cut short ({error}); expected a whole gzip file; copy it again"
         ) from error
@@ -274,6 +279,22 @@ def _voxel_offset(reader: sitk.ImageFileReader) -> int:
     return int(float(reader.GetMetaData("vox_offset")))
 
 
+def _stored_numbers(reader: sitk.ImageFileReader, content: bytes) -> np.ndarray | None:
+    """The numbers of a NIfTI file in their order there, without unpacking it again; None where they are scaled."""
+    kind = (NIFTI_WHOLE | NIFTI_FLOATS).get(reader.GetMetaData("datatype")) if content else None
+    if kind is None:
+        return None
+    slope, intercept = (float(reader.GetMetaData(key)) for key in ("scl_slope", "scl_inter"))
+    if slope not in (0.0, 1.0) or (slope == 1.0 and intercept != 0.0):
+        return None
+    stored = np.frombuffer(content, _byte_order(content) + kind, math.prod(reader.GetSize()), _voxel_offset(reader))
+    return stored.astype(kind)
+
+
+def _byte_order(content: bytes) -> str:
+    return "<" if int.from_bytes(content[:4], "little") == NIFTI_HEADER_BYTES else ">"
+
+
 def _non_finite(
     reader: sitk.ImageFileReader, content: bytes
 ) -> tuple[Bool[np.ndarray, " voxels"], Float[np.ndarray, " lost"]]:
@@ -282,8 +303,7 @@ def _non_finite(
     kind = NIFTI_FLOATS.get(reader.GetMetaData("datatype")) if content else None
     if kind is None:
         return np.zeros(num_voxels, bool), np.zeros(0)
-    order = "<" if int.from_bytes(content[:4], "little") == NIFTI_HEADER_BYTES else ">"
-    stored = np.frombuffer(content, order + kind, count=num_voxels, offset=_voxel_offset(reader))
+    stored = np.frombuffer(content, _byte_order(content) + kind, count=num_voxels, offset=_voxel_offset(reader))
     is_lost = ~np.isfinite(stored)
     return is_lost, stored[is_lost]
 
