@@ -209,6 +209,40 @@ class ConvertNnunet(ConvertDownload):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertNsclcRadiomics(ConvertDownload):
+    """NSCLC-Radiomics (Lung1): lung tumours on CT, from DICOM. Patients get names that do not give them away.
+
+    Then: backsplit compose cohorts/lung1 --targets gtv-1 --auxiliaries lung heart esophagus spinal_cord
+
+    Example: backsplit convert nsclc-radiomics manifest-1603198545583 cohorts/lung1 --allow-drops
+    """
+
+    targets: tuple[str, ...] = ("gtv-1",)
+    """Contoured tumours to keep, such as gtv-1 gtv-2; a patient with none of them is dropped, and told which it has."""
+    contours: Literal["auto", "rtstruct", "seg"] = "auto"
+    """auto: the RTSTRUCT, and the SEG where there is none. SEG lacks nodes, and lies on the grid of the CT exactly."""
+    sides: Literal["merge", "keep"] = "merge"
+    """merge: one class lung; keep: lung_left and lung_right, unknown where both were contoured as one."""
+    salt_file: Path | None = None
+    """Key of the pseudonyms, made if it is not there; who holds it can tell which patient is which. By default in your
+    configuration folder. The same key gives the same names."""
+
+    def opened(self) -> "Download[Any]":
+        """The data set."""
+        from backsplit.datasets.pseudonyms import read_salt
+        from backsplit.errors import ConfigurationError
+
+        try:
+            from backsplit.datasets.nsclc_radiomics import open_nsclc_radiomics
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(f'DICOM needs {error.name}; pip install "backsplit[dicom]"') from error
+        salt = read_salt(self.salt_file)
+        return open_nsclc_radiomics(
+            self.source, salt=salt, targets=self.targets, contours=self.contours, sides=self.sides
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertPanther(ConvertDownload):
     """PANTHER, task 1: pancreatic tumours on MR.
 
@@ -264,6 +298,7 @@ class Convert:
         | Annotated[ConvertMsd, tyro.conf.subcommand("msd")]
         | Annotated[ConvertMswal, tyro.conf.subcommand("mswal")]
         | Annotated[ConvertNnunet, tyro.conf.subcommand("nnunet")]
+        | Annotated[ConvertNsclcRadiomics, tyro.conf.subcommand("nsclc-radiomics")]
         | Annotated[ConvertPanther, tyro.conf.subcommand("panther")]
         | Annotated[ConvertPhantom, tyro.conf.subcommand("phantom")]
     )

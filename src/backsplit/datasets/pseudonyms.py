@@ -1,0 +1,44 @@
+"""Names for patients that do not give them away: a keyed hash, with a key that the user holds."""
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from backsplit.errors import ConfigurationError
+
+NUM_DIGITS = 12
+NUM_KEY_BYTES = 32
+
+
+def default_salt_file() -> Path:
+    """Where the key is kept unless the user says otherwise: in the user's own configuration, not beside any output."""
+    home = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(home) if home else Path.home() / ".config") / "backsplit" / "salt"
+
+
+def read_salt(path: Path | None = None) -> bytes:
+    """The key; made, for the user's eyes only, where there is none yet.
+
+    Raises:
+        ConfigurationError: the file holds too little to be a key.
+    """
+    path = path or default_salt_file()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(secrets.token_hex(NUM_KEY_BYTES).encode())
+    salt = path.read_bytes().strip()
+    if len(salt) < NUM_KEY_BYTES // 2:
+        raise ConfigurationError(
+            f"{path} holds {len(salt)} bytes, expected a salt of 16 or more; remove it for a new one"
+        )
+    return salt
+
+
+def pseudonym(identifier: str, salt: bytes, *, prefix: str) -> str:
+    """`prefix` and 12 hexadecimal digits: the same for the same identifier and salt, and of no use without the salt."""
+    digest = hmac.new(salt, identifier.encode(), hashlib.sha256).hexdigest()
+    return f"{prefix}-{digest[:NUM_DIGITS]}"
