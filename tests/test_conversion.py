@@ -137,6 +137,7 @@ class MadeDownload:
     name: str = "made"
     channels: tuple[str, ...] = ("CT", "PET")
     label_names: tuple[tuple[int, str], ...] = ((0, "background"), (1, "cyst"), (2, "kidney"))
+    ignore: int | None = None
 
     @property
     def how(self):

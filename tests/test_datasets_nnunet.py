@@ -146,6 +146,32 @@ def test_listed_files_that_are_incomplete(make, entry, message):
         convert(make(dataset={"x": entry}))
 
 
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ({"whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}, ["whole_only", "core_only", "enhancing"]),
+        ({"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}, ["whole_only", "core_only", "enhancing"]),
+        ({"organ": [1, 2], "lesion": [2]}, ["organ_only", "lesion"]),
+        ({"organ": [1, 2]}, ["organ_only_1", "organ_only_2"]),
+        ({"cyst": 1, "both": [1, 2]}, ["cyst", "both_only"]),
+    ],
+)
+def test_regions_become_the_classes_that_they_are_unions_of(make, labels, names):
+    files = ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    order = list(range(1, len(labels) + 1))
+    cohort = convert(make(*files, labels={"background": 0, **labels}, regions_class_order=order))
+    assert cohort.label_names == tuple(enumerate(["background", *names]))
+    assert cohort.ignore is None
+
+
+def test_a_label_to_ignore_is_no_class(make):
+    source = make("imagesTr/a_0000.nii.gz", labels={"background": 0, "cyst": 1, "ignore": 2})
+    write_volume(Volume(np.full(GRID.shape, 2, np.uint8), GRID), source / "labelsTr" / "a.nii.gz")
+    cohort = convert(source)
+    assert cohort.label_names == ((0, "background"), (1, "cyst"))
+    assert cohort.ignore == 2
+
+
 def test_another_number_of_cases_is_a_warning(make, caplog):
     with caplog.at_level(logging.WARNING):
         convert(make("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", numTraining=2))
@@ -192,9 +218,11 @@ def test_image_that_is_no_volume(make):
         ({"labels": {"background": 0, "liver": "x"}}, "label 'liver' has the value 'x'"),
         ({"labels": {"background": 0, "liver": -1}}, "label 'liver' has the value -1"),
         ({"labels": {"background": 0, "liver": 1, "cyst": 1}}, "label 'cyst' has the value 1, expected .* of its own"),
-        ({"labels": {"background": 0, "organ": [1, 2]}}, r"label 'organ': \[1, 2\] is a region or ignore label"),
-        ({"labels": {"background": 0, "ignore": 1}}, "label 'ignore': 1 is a region or ignore label"),
-        ({"regions_class_order": [1]}, "region-based training is not supported"),
+        ({"labels": {"background": 0, "organ": [1, "x"]}}, "label 'organ' has the value 'x'"),
+        (
+            {"labels": {"background": 0, "ignore": 1, "liver": 2}},
+            "label 'ignore' has the value .1., expected one above",
+        ),
         ({"file_ending": ".png"}, "file_ending is '.png', expected one of .nii.gz"),
         ({"dataset": [1]}, "'dataset' should map case names"),
         ({"numTraining": "many"}, "'numTraining' should be a number"),

@@ -95,6 +95,48 @@ def test_half_precision_logits_are_scored_in_single_precision():
     assert loss(half, labels) == loss(half.float(), labels)
 
 
+# --- voxels that nobody annotated ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize(("num_targets", "num_classes"), [(1, 2), (1, 5), (2, 6)])
+def test_ignored_voxels_take_no_part_as_in_nnunet(num_targets, num_classes, batch_dice):
+    logits, labels = sample(1, num_classes=num_classes, shape=SHAPES[3])
+    labels[torch.rand(labels.shape, generator=torch.Generator().manual_seed(2)) < 0.3] = num_classes
+    labels[0, :, :4] = num_classes
+    weights = LossWeights.preset("paper", num_targets=num_targets, num_classes=num_classes)
+    loss = SplitLoss(num_targets=num_targets, weights=weights, batch_dice=batch_dice, ignore=num_classes)
+    ours = loss(logits, labels).total(weights)
+    dice = {"batch_dice": batch_dice, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    stock = DC_and_CE_loss(dice, {}, ignore_label=num_classes, dice_class=MemoryEfficientSoftDiceLoss)
+    theirs = stock(logits, labels)
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)
+    (ours_gradient,) = torch.autograd.grad(ours, logits)
+    (theirs_gradient,) = torch.autograd.grad(theirs, logits)
+    torch.testing.assert_close(ours_gradient, theirs_gradient, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_ignored_samples", [1, 2])
+def test_samples_that_are_ignored_whole_leave_finite_losses(num_ignored_samples):
+    logits, labels = sample(1, num_classes=4, shape=SHAPES[2])
+    labels[:num_ignored_samples] = 4
+    loss = SplitLoss(num_targets=1, weights=LossWeights(0.3, 1, 0.3), batch_dice=False, ignore=4)
+    total = loss(logits, labels).total(loss.weights)
+    (gradient,) = torch.autograd.grad(total, logits)
+    assert torch.isfinite(total)
+    assert torch.isfinite(gradient).all()
+    assert not gradient[:num_ignored_samples].any()
+
+
+def test_nothing_to_ignore_is_the_plain_loss():
+    logits, labels = sample(1, num_classes=4, shape=SHAPES[2])
+    plain, with_ignore = (
+        SplitLoss(num_targets=1, weights=LossWeights(0.3, 1, 0.3), batch_dice=False, ignore=ignore)(logits, labels)
+        for ignore in (None, 4)
+    )
+    torch.testing.assert_close(torch.stack(plain), torch.stack(with_ignore))
+
+
 # --- partial annotation -------------------------------------------------------------------------------------------
 
 

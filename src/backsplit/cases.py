@@ -124,6 +124,8 @@ class Cohort:
     """Cases that the data set has and the cohort has not."""
     splits: Path | None = None
     """Official folds of the data set, in the form of nnU-Net's `splits_final.json`."""
+    ignore: int | None = None
+    """Label value of voxels that nobody annotated, if there are any; in a composed cohort the number of its classes."""
 
     def __post_init__(self) -> None:
         _check_name(self.name, "cohort name")
@@ -155,11 +157,18 @@ class Cohort:
         _check_unique([value for value, _ in self.label_names], f"{self.name}: label values")
         _check_unique([name for _, name in self.label_names], f"{self.name}: class names")
         values = {value for value, _ in self.label_names}
+        if self.ignore is not None and (self.ignore in values or not 0 < self.ignore <= LARGEST_LABEL):
+            raise CohortError(
+                f"{self.name}: the label to ignore is {self.ignore}, expected 1 to {LARGEST_LABEL} and none of a class"
+            )
         if (0, BACKGROUND) not in self.label_names or min(values) < 0 or max(values) > LARGEST_LABEL:
             raise CohortError(
                 f"{self.name}: label values must be 0 ({BACKGROUND}) to {LARGEST_LABEL}, got {dict(self.label_names)}"
             )
-        if self.scheme is not None and self.label_names != tuple(enumerate(self.scheme.names)):
+        if self.scheme is not None and (
+            self.label_names != tuple(enumerate(self.scheme.names))
+            or self.ignore not in (None, self.scheme.num_classes)
+        ):
             raise CohortError(
                 f"{self.name}: label values {dict(self.label_names)} are not the indices of the scheme "
                 f"{', '.join(self.scheme.names)}; compose the cohort again"
@@ -214,6 +223,7 @@ def write(cohort: Cohort, folder: Path) -> Path:
         "provenance": cohort.provenance,
         "masks": {masks.name: masks.structures for masks in cohort.masks},
         "dropped": {case.name: case.reason for case in cohort.dropped},
+        "ignore": cohort.ignore,
         "splits": cohort.splits and _stored(cohort.splits, folder),
         "cases": [_case_content(case, folder) for case in cohort.cases],
     }
@@ -256,6 +266,7 @@ def _cohort(content: object, folder: Path) -> Cohort:
         masks=tuple(MaskSet(name, _texts(masks, name)) for masks in [_field(content, "masks", dict)] for name in masks),
         dropped=tuple(DroppedCase(name, str(reason)) for name, reason in _field(content, "dropped", dict).items()),
         splits=None if splits is None else folder / splits,
+        ignore=_field(content, "ignore", int, NoneType),
     )
 
 

@@ -40,7 +40,8 @@ def compose(
 
     Every source's label values go through a `Coarsening` to indices of the scheme, and the maps are laid over each
     other: the class that the scheme names first wins a voxel, so a target always does; conflicts are counted. Of the
-    cohort's own classes those that the scheme does not name become background, with one warning.
+    cohort's own classes those that the scheme does not name become background, with one warning. Voxels that nobody
+    annotated, in a cohort with a label to ignore, get the value behind the last class, whatever masks say there.
 
     With several `sources` there is one fine label map per way and case. The first is what arms train on unless told
     otherwise; in the composed cohort each is a mask set of all fine classes.
@@ -106,7 +107,7 @@ def _labels_of(case: Case, cohort: Cohort) -> Volume:
         raise CohortError(f"{case.name}: has no label map, so no targets; compose training cases only")
     labels = _read(case, case.labels)
     names = dict(cohort.label_names)
-    foreign = [int(value) for value in np.unique(labels.voxels) if int(value) not in names]
+    foreign = [int(value) for value in np.unique(labels.voxels) if int(value) not in {*names, cohort.ignore}]
     if foreign:
         raise LabelError(
             f"{case.name}: label values {foreign[:10]} have no name in {cohort.name}, which has {names}; "
@@ -125,6 +126,9 @@ def _read(case: Case, path: Path) -> Volume:
 def _fine_labels(
     case: Case, own: Volume, cohort: Cohort, scheme: LabelScheme, variant: Variant, tally: _Tally
 ) -> LabelMap:
+    is_ignored = None if cohort.ignore is None else own.voxels == cohort.ignore
+    if is_ignored is not None:
+        own = Volume(np.where(is_ignored, 0, own.voxels), own.grid)
     layers = [variant.coarsening_of(OWN_LABELS, cohort.label_names, scheme).of_labels(own.voxels)]
     for source in variant.mask_sets:
         if masks := case.masks_of(source):
@@ -138,7 +142,9 @@ def _fine_labels(
     merged = overlay_maps(scheme, layers)
     _count(own.voxels, layers[0], merged.labels, cohort, scheme, tally)
     tally.conflicts.update(merged.conflicts)
-    return merged.labels
+    if is_ignored is None:
+        return merged.labels
+    return np.where(is_ignored, scheme.num_classes, merged.labels).astype(np.min_scalar_type(scheme.num_classes))
 
 
 def _count(
@@ -205,6 +211,7 @@ def _composed(
         cohort,
         label_names=tuple(enumerate(scheme.names)),
         scheme=scheme,
+        ignore=None if cohort.ignore is None else scheme.num_classes,
         cases=tuple(composed_case(case) for case in cohort.cases),
         provenance=_provenance(cohort, scheme, variants),
         masks=sets,

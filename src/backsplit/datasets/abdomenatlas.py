@@ -59,6 +59,7 @@ class AbdomenAtlas:
 
     name = "abdomenatlas"
     channels = ("CT",)
+    ignore = None
     label_names = tuple(enumerate((BACKGROUND, *ORGANS)))
 
     @property

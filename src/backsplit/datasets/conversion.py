@@ -60,7 +60,9 @@ class _Work:
     @property
     def how(self) -> dict[str, Any]:
         """What changes what is written, as it comes back from a record."""
-        return json.loads(json.dumps({**self.download.how, "label_names": self.download.label_names}))
+        return json.loads(
+            json.dumps({**self.download.how, "label_names": self.download.label_names, "ignore": self.download.ignore})
+        )
 
     def record(self, name: str) -> Path:
         return self.folder / "records" / f"{name}.json"
@@ -163,6 +165,7 @@ def _convert(work: _Work, name: str | None, num_processes: int) -> Conversion:
         cases=tuple(_case_of(name, record, work.folder) for name, record in records.items()),
         provenance=(("converted", _told(work.download.how)),),
         dropped=tuple(sorted(dropped, key=lambda case: case.name)),
+        ignore=work.download.ignore,
     )
     if not cohort.cases:
         require_whole(Conversion(cohort, records))
@@ -237,7 +240,7 @@ def _convert_case(found: Found, work: _Work) -> None:
         for image in described.images:
             if isinstance(image, Path):
                 check_complete(image)
-        amounts = _amounts(described, grid, work.download.label_names)
+        amounts = _amounts(described, grid, work.download)
         annotated = _annotated(described, amounts["voxels"], work.download.label_names)
     except OSError as error:
         raise VolumeError(f"{found.name}: cannot be read: {error}") from error
@@ -269,7 +272,7 @@ def _kept(content: Path | Volume, place: Path, work: _Work) -> str:
     return str(place)
 
 
-def _amounts(described: Described, grid: Grid, label_names: Sequence[tuple[int, str]]) -> dict[str, Any]:
+def _amounts(described: Described, grid: Grid, download: Download[Any]) -> dict[str, Any]:
     """Voxels and mL of each class that has some; nothing for a case without labels.
 
     Raises:
@@ -278,7 +281,8 @@ def _amounts(described: Described, grid: Grid, label_names: Sequence[tuple[int, 
     if described.labels is None:
         return {"voxels": {}, "ml": {}}
     labels = read_labels(described.labels).voxels if isinstance(described.labels, Path) else described.labels.voxels
-    counts, names = count_labels(labels), dict(label_names)
+    counts, names = count_labels(labels), dict(download.label_names)
+    counts.pop(download.ignore, None)
     if foreign := sorted(counts.keys() - names.keys()):
         raise LabelError(
             f"label values {foreign[:10]} have no name in the data set, which has {names}; mend the label map"

@@ -96,6 +96,11 @@ class Download(Protocol[FoundT_contra]):
         ...
 
     @property
+    def ignore(self) -> int | None:
+        """Label value of voxels that nobody annotated; None if there are none."""
+        ...
+
+    @property
     def how(self) -> Mapping[str, Any]:
         """Name of the converter and every option that changes what comes out, as JSON; goes into the provenance."""
         ...

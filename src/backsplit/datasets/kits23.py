@@ -90,6 +90,8 @@ class Kits23:
     synthesis: Synthesis | None = None
     """None where images are at hand."""
 
+    ignore = None
+
     @property
     def name(self) -> str:
         """Says so where images are made up."""

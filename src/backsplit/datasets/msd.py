@@ -37,6 +37,8 @@ class Task:
     source: Path
     description: Description
 
+    ignore = None
+
     @property
     def name(self) -> str:
         """That of the folder."""

@@ -38,6 +38,8 @@ class Description:
     files: Mapping[str, Any]
     """Case name to `{"images": [...], "label": ...}`; empty where the folders tell."""
     num_training: int | None
+    ignore: int | None = None
+    """Label value of voxels that nobody annotated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,11 @@ class RawDataset:
     def label_names(self) -> tuple[tuple[int, str], ...]:
         """As the description names them."""
         return self.description.label_names
+
+    @property
+    def ignore(self) -> int | None:
+        """The label called `ignore`, if there is one."""
+        return self.description.ignore
 
     @property
     def how(self) -> dict[str, str]:
@@ -155,7 +162,8 @@ def describe_dataset(path: Path) -> Description:
         raise CohortError(f"{path}: not JSON ({error}); mend it by hand") from error
     try:
         ending, files, num_training = _options(content)
-        return Description(_channels(content), _label_names(content), ending, files, num_training)
+        names, ignore = _label_names(content)
+        return Description(_channels(content), names, ending, files, num_training, ignore)
     except CohortError as error:
         raise CohortError(f"{path}: {error}") from error
 
@@ -163,8 +171,6 @@ def describe_dataset(path: Path) -> Description:
 def _options(content: object) -> tuple[str, Mapping[str, Any], int | None]:
     """File ending, listed files and number of training cases."""
     match content:
-        case {"regions_class_order": _}:
-            raise CohortError("region-based training is not supported; give each class one label value")
         case {"file_ending": ending} if ending not in FILE_ENDINGS:
             raise CohortError(
                 f"file_ending is {ending!r}, expected one of {', '.join(FILE_ENDINGS)}; convert the images"
@@ -185,23 +191,54 @@ def _channels(content: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(channels[str(index)]) for index in range(len(channels)))
 
 
-def _label_names(content: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
-    """Label values and names, in order of value, from `{"liver": 1}` or `{"1": "liver"}`; 0 is called background."""
+def _label_names(content: Mapping[str, Any]) -> tuple[tuple[tuple[int, str], ...], int | None]:
+    """Label values and names, in order of value, 0 called background; and the value to ignore.
+
+    Labels come as `{"liver": 1}`, `{"1": "liver"}`, or as regions, `{"whole": [1, 2], "core": [2]}`.
+    """
     labels = content.get("labels")
     if not isinstance(labels, dict):
         raise CohortError(f"'labels' should be such as {{'background': 0, 'liver': 1}}, got {labels!r}")
     by_value = all(str(key).isdecimal() for key in labels)
-    names: dict[int, str] = {}
-    for key, entry in labels.items():
-        value, name = (key, entry) if by_value else (entry, key)
-        if isinstance(value, list) or name == "ignore":
-            raise CohortError(f"label {name!r}: {value} is a region or ignore label, not supported; drop it")
-        if not str(value).isdecimal() or int(value) in names:
-            raise CohortError(f"label {name!r} has the value {value!r}, expected a whole number of its own, 0 or more")
-        names[int(value)] = str(name)
+    pairs = [(str(entry), [key]) if by_value else (str(key), _values(entry)) for key, entry in labels.items()]
+    regions = {name: [_whole(value, name) for value in values] for name, values in pairs}
+    ignored = regions.pop("ignore", [])
+    names = _atoms(regions)
     if 0 not in names:
         raise CohortError(f"no label has the value 0, expected the background there, got {labels}")
-    return tuple(sorted((names | {0: BACKGROUND}).items()))
+    if ignored and (len(ignored) > 1 or ignored[0] <= max(names)):
+        raise CohortError(f"label 'ignore' has the value {ignored}, expected one above all others, as in nnU-Net")
+    return tuple(sorted((names | {0: BACKGROUND}).items())), ignored[0] if ignored else None
+
+
+def _values(entry: object) -> list[Any]:
+    return list(entry) if isinstance(entry, list) else [entry]
+
+
+def _whole(value: object, name: str) -> int:
+    if not str(value).isdecimal():
+        raise CohortError(f"label {name!r} has the value {value!r}, expected a whole number of its own, 0 or more")
+    return int(str(value))
+
+
+def _atoms(regions: Mapping[str, Sequence[int]]) -> dict[int, str]:
+    """A name for each label value: regions overlap, classes must not.
+
+    A value is called as the smallest region that holds it; with `_only` where that region holds other values as well,
+    which a smaller region has: enhancing [3] in core [2, 3] in whole [1, 2, 3] gives `whole_only`, `core_only` and
+    `enhancing`. A region is then the union of the classes that it holds.
+    """
+    names: dict[int, str] = {}
+    for value in sorted({value for values in regions.values() for value in values}):
+        alone = [name for name, values in regions.items() if list(values) == [value]]
+        if len(alone) > 1:
+            raise CohortError(
+                f"label {alone[1]!r} has the value {value}, expected a whole number of its own, 0 or more"
+            )
+        smallest = min((name for name in regions if value in regions[name]), key=lambda name: len(regions[name]))
+        names[value] = smallest if alone else f"{smallest}_only"
+    twice = {name for name in names.values() if list(names.values()).count(name) > 1}
+    return {value: f"{name}_{value}" if name in twice else name for value, name in names.items()}
 
 
 def _listed_cases(source: Path, description: Description) -> list[FoundFiles]:

@@ -75,6 +75,7 @@ class NsclcRadiomics:
 
     name = "nsclc-radiomics"
     channels = ("CT",)
+    ignore = None
 
     @property
     def label_names(self) -> tuple[tuple[int, str], ...]:

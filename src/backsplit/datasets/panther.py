@@ -28,6 +28,7 @@ class Panther:
 
     name = "panther"
     channels = ("MR",)
+    ignore = None
     label_names = ((0, BACKGROUND), (1, "tumor"), (2, "pancreas"))
 
     @property

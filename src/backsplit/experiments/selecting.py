@@ -9,11 +9,12 @@ import pandas as pd
 from backsplit.cases import Case, Cohort
 from backsplit.errors import BackSplitError, CohortError, ConfigurationError, ParityError
 from backsplit.files import write_json
+from backsplit.labels import clear_ignored
 from backsplit.nnunet.dataset import scheme_of
 from backsplit.nnunet.prediction import read_predictions
 from backsplit.progress import track
 from backsplit.selection import Evidence, gather, rank
-from backsplit.volume import read_labels
+from backsplit.volume import Volume, read_labels
 
 
 def rank_auxiliaries(cohort: Cohort, baseline: Mapping[str, Path]) -> pd.DataFrame:
@@ -37,8 +38,15 @@ def _evidence(case: Case, cohort: Cohort, baseline: Mapping[str, Path]) -> Evide
     if case.labels is None:
         raise CohortError(f"{case.name}: has no label map; select among auxiliaries on labelled cases")
     try:
-        prediction = read_labels(baseline[case.name]) if case.name in baseline else None
-        return gather(read_labels(case.labels), scheme_of(cohort), annotated=case.annotated, prediction=prediction)
+        labels, prediction = read_labels(case.labels), None
+        (fine,) = clear_ignored(labels.voxels, ignore=cohort.ignore)
+        if case.name in baseline:
+            prediction = read_labels(baseline[case.name])
+            if prediction.grid.difference(labels.grid) is None:
+                _, predicted = clear_ignored(labels.voxels, prediction.voxels, ignore=cohort.ignore)
+                prediction = Volume(predicted, prediction.grid)
+        kept = Volume(fine, labels.grid)
+        return gather(kept, scheme_of(cohort), annotated=case.annotated, prediction=prediction)
     except BackSplitError as error:
         raise type(error)(f"{case.name}: {error}") from error
 

@@ -27,7 +27,7 @@ from backsplit.evaluation import (
 from backsplit.evaluation import compare as compare_scores
 from backsplit.experiments.paths import Workspace
 from backsplit.files import write_json
-from backsplit.labels import LabelScheme, to_target
+from backsplit.labels import LabelScheme, clear_ignored, to_target
 from backsplit.nnunet.arms import check_parity
 from backsplit.nnunet.dataset import scheme_of
 from backsplit.nnunet.folders import Folders
@@ -239,9 +239,10 @@ def _score_case(cohort: Cohort, case: Case, file: Path, subject: Subject, tolera
     if difference := reference.grid.difference(prediction.grid):
         raise GeometryError(f"{case.name}: reference and prediction differ: {difference}; predict the case again")
     keep = to_target(num_targets=scheme.num_targets, num_fine=scheme.num_classes)
+    fine, predicted = clear_ignored(reference.voxels, prediction.voxels, ignore=cohort.ignore)
     return score_label_maps(
-        prediction.voxels,
-        keep.of_labels(reference.voxels),
+        predicted,
+        keep.of_labels(fine),
         subject=subject,
         classes=dict(enumerate(scheme.targets, start=1)),
         spacing_mm=reference.grid.spacing_mm,

@@ -3,7 +3,7 @@
 from backsplit.labels.coarsening import Coarsening, identity, into_background, to_target
 from backsplit.labels.lesions import is_lesion
 from backsplit.labels.overlay import Overlay, overlay, overlay_maps
-from backsplit.labels.partial import coarsening_of_case
+from backsplit.labels.partial import clear_ignored, coarsening_of_case
 from backsplit.labels.scheme import BACKGROUND, LabelScheme
 from backsplit.labels.sides import merge_sides, without_side
 
@@ -12,6 +12,7 @@ __all__ = [
     "Coarsening",
     "LabelScheme",
     "Overlay",
+    "clear_ignored",
     "coarsening_of_case",
     "identity",
     "into_background",

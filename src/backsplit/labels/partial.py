@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+import numpy as np
+
+from backsplit.arrays import LabelMap
 from backsplit.labels.coarsening import Coarsening, into_background
 from backsplit.labels.scheme import LabelScheme
 
@@ -23,3 +26,17 @@ def coarsening_of_case(scheme: LabelScheme, annotated: Iterable[str] | None) -> 
         return into_background((), num_fine=scheme.num_classes)
     known = {*scheme.indices(annotated), *range(scheme.num_targets + 1)}
     return into_background(set(range(scheme.num_classes)) - known, num_fine=scheme.num_classes)
+
+
+def clear_ignored(reference: LabelMap, *others: LabelMap, ignore: int | None) -> tuple[LabelMap, ...]:
+    """Label maps with background wherever nobody annotated, so that such voxels count neither for nor against.
+
+    Args:
+        reference: map that says where that is.
+        others: maps on the same grid, such as predictions.
+        ignore: value of such voxels in `reference`; None if there are none.
+    """
+    if ignore is None:
+        return (reference, *others)
+    is_ignored = reference == ignore
+    return tuple(np.where(is_ignored, 0, labels).astype(labels.dtype) for labels in (reference, *others))

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor, distributed, nn
 
 from backsplit.errors import LabelError
-from backsplit.learning.marginal import MarginalSums, marginal_sums
+from backsplit.learning.marginal import MarginalSums, marginal_sums, sums_of_annotated
 from backsplit.learning.voxelgroups import sample_classes
 
 SMOOTH = 1e-5  # added to numerator and denominator of the soft Dice, as in nnU-Net's trainer
@@ -85,7 +85,13 @@ class SplitLoss(nn.Module):
     """
 
     def __init__(
-        self, *, num_targets: int, weights: LossWeights, scale_weights: Sequence[float] = (1.0,), batch_dice: bool
+        self,
+        *,
+        num_targets: int,
+        weights: LossWeights,
+        scale_weights: Sequence[float] = (1.0,),
+        batch_dice: bool,
+        ignore: int | None = None,
     ) -> None:
         """Fix what does not change while training.
 
@@ -94,12 +100,15 @@ class SplitLoss(nn.Module):
             weights: of the parts.
             scale_weights: one per output of deep supervision, finest first, sum 1; an output of weight 0 is skipped.
             batch_dice: sum overlaps over the batch before dividing, instead of one Dice per sample.
+            ignore: label of voxels that nobody annotated. What such a voxel tells is the coarsening to one class, whose
+                likelihood is 1, so it takes no part; None where there are none, which is faster.
         """
         super().__init__()
         self.num_targets = num_targets
         self.weights = weights
         self.scale_weights = tuple(scale_weights)
         self.batch_dice = batch_dice
+        self.ignore = ignore
 
     def forward(
         self,
@@ -136,7 +145,10 @@ class SplitLoss(nn.Module):
         told_apart = self._told_apart(logits[0], annotated)
         device = logits[0].device
         classes = [sample_classes(one, num_targets=self.num_targets, device=device) for one in told_apart]
-        sums = marginal_sums(logits, labels, classes)
+        if self.ignore is None:
+            sums = marginal_sums(logits, labels, classes)
+        else:
+            sums = sums_of_annotated(logits, labels, classes, ignore=self.ignore)
         known = None if annotated is None else annotated[:, 1:].to(sums.predicted, non_blocking=True)
         dice_target, dice_auxiliary = self._soft_dice(sums, known)
         parts = (*sums.cross_entropies.unbind(1), dice_target, dice_auxiliary)

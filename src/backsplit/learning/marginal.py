@@ -65,6 +65,32 @@ def marginal_sums(
     return MarginalSums(*_MarginalSums.apply(tuple(classes), tuple(labels), *logits))
 
 
+def sums_of_annotated(
+    logits: Sequence[Float[Tensor, "batch class ..."]],
+    labels: Sequence[Num[Tensor, "batch 1 ..."]],
+    classes: Sequence[SampleClasses],
+    *,
+    ignore: int,
+) -> MarginalSums:
+    """The same without the voxels of one label; cross-entropies are means over the others, 0 where there are none."""
+    of_outputs = [_sums_of_one(*pair, classes, ignore) for pair in zip(logits, labels, strict=True)]
+    return MarginalSums(*(torch.stack(parts) for parts in zip(*of_outputs, strict=True)))
+
+
+def _sums_of_one(logits: Tensor, labels: Tensor, classes: Sequence[SampleClasses], ignore: int) -> list[Tensor]:
+    """Of one output; samples keep different numbers of voxels, so each is summed up by itself."""
+    found, numbers = [], []
+    for sample, kind in enumerate(classes):
+        is_kept = labels[sample, 0].flatten() != ignore
+        kept_logits = logits[sample].flatten(1)[:, is_kept][None]
+        kept_labels = labels[sample].flatten(1)[:, is_kept][None]
+        numbers.append(kept_labels.numel())
+        found.append([part[0] for part in marginal_sums([kept_logits], [kept_labels], [kind])])
+    share = torch.tensor(numbers, dtype=found[0][0].dtype, device=logits.device) / max(sum(numbers), 1)
+    entropies = torch.stack([each[0] for each in found]).nan_to_num()  # the mean over no voxel
+    return [share @ entropies, *(torch.cat([each[part] for each in found]) for part in (1, 2, 3))]
+
+
 class _MarginalSums(torch.autograd.Function):
     @staticmethod
     def forward(

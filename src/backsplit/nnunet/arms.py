@@ -11,6 +11,7 @@ from backsplit.labels import BACKGROUND, Coarsening, LabelScheme, into_backgroun
 from backsplit.learning.losses import Preset
 from backsplit.learning.networks import NetworkName
 from backsplit.learning.optimisation import Optimisation, optimisation_of
+from backsplit.nnunet.dataset import IGNORE
 from backsplit.nnunet.networks import CONFIGURATION_OF, NetworkSettings, configuration_of
 
 BLOCK = "backsplit"  # key of our block in the plans
@@ -310,6 +311,8 @@ def _annotated_by(shared: Plans, source: str) -> dict[str, list[str]]:
 def dataset_json_of_arm(shared: dict[str, Any], settings: ArmSettings) -> dict[str, Any]:
     """The data set description with the arm's classes, so that stock nnU-Net builds the right number of outputs."""
     labels = {name: index for index, name in enumerate(settings.class_names)}
+    if IGNORE in shared["labels"]:
+        labels[IGNORE] = settings.num_classes
     return {**{key: value for key, value in shared.items() if key != "dataset"}, "labels": labels}
 
 

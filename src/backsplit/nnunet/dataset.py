@@ -11,6 +11,8 @@ from backsplit.labels import LabelScheme
 from backsplit.nnunet.folders import Folders
 
 READER = "SimpleITKIO"
+IGNORE = "ignore"
+"""nnU-Net's name of the label whose voxels nobody annotated."""
 
 
 def dataset_name(cohort: Cohort, dataset_id: int) -> str:
@@ -53,10 +55,11 @@ def describe(cohort: Cohort) -> dict[str, Any]:
     unlabelled = [case.name for case in cohort.cases if case.labels is None]
     if unlabelled:
         raise CohortError(f"{unlabelled[0]}: no label map; training needs one per case ({len(unlabelled)} lack it)")
+    ignored = {} if cohort.ignore is None else {IGNORE: cohort.ignore}
     return {
         "name": cohort.name,
         "channel_names": {str(index): channel for index, channel in enumerate(cohort.channels)},
-        "labels": {name: index for index, name in enumerate(scheme.names)},
+        "labels": {name: index for index, name in enumerate(scheme.names)} | ignored,
         "numTraining": len(cohort.cases),
         "file_ending": _ending(cohort.cases[0].images[0].name),
         "overwrite_image_reader_writer": READER,

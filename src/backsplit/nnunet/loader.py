@@ -25,21 +25,21 @@ Batch = dict[str, Any]
 
 
 class CoarsenLabels(SegOnlyTransform):
-    """Replace fine labels by coarse ones; `-1` stays.
+    """Replace fine labels by coarse ones; `-1` stays, and what is to be ignored gets the value behind the last class.
 
     First in the pipeline, so that a binary arm costs as much as stock binary training in every later transform.
     """
 
-    def __init__(self, coarsening: Coarsening) -> None:
+    def __init__(self, coarsening: Coarsening, *, ignore: int) -> None:
         super().__init__()
-        self.table = torch.tensor([*coarsening.parent, OUTSIDE], dtype=torch.int16)  # index -1 is the last entry
+        self.table = torch.tensor([*coarsening.parent, ignore, OUTSIDE], dtype=torch.int16)  # -1 is the last entry
 
     def _apply_to_segmentation(self, segmentation: Tensor, **_: object) -> Tensor:
         return self.table[segmentation.long()]
 
 
-def pipeline(coarsening: Coarsening, stock: ComposeTransforms) -> ComposeTransforms:
-    """nnU-Net's transforms behind the coarsening.
+def pipeline(settings: ArmSettings, stock: ComposeTransforms) -> ComposeTransforms:
+    """nnU-Net's transforms behind the arm's coarsening.
 
     Its blur picks the faster of two implementations by timing them, which makes equal seeds give unequal patches: off.
     """
@@ -47,7 +47,7 @@ def pipeline(coarsening: Coarsening, stock: ComposeTransforms) -> ComposeTransfo
         blur = getattr(transform, "transform", transform)
         if isinstance(blur, GaussianBlurTransform):
             blur.benchmark = False
-    return ComposeTransforms([CoarsenLabels(coarsening), *stock.transforms])
+    return ComposeTransforms([CoarsenLabels(settings.coarsening, ignore=settings.num_classes), *stock.transforms])
 
 
 class ArmLoader(nnUNetDataLoader):
@@ -72,6 +72,9 @@ class ArmLoader(nnUNetDataLoader):
     def get_bbox(self, data_shape: Any, force_fg: bool, class_locations: dict, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401, FBT001  nnU-Net's own
         """Lower and upper corner of a patch; see nnU-Net."""
         eligible = {fine: where for fine, where in class_locations.items() if fine in self.centred_on}
+        if self.has_ignore:  # patches that are not forced need an annotated voxel; nnU-Net's key lists all fine labels
+            (annotated,) = (where for fine, where in class_locations.items() if isinstance(fine, tuple))
+            eligible[self.annotated_classes_key] = annotated
         return super().get_bbox(data_shape, force_fg, eligible, *args, **kwargs)
 
 
@@ -135,7 +138,8 @@ class NumberedBatches(Dataset):
 
 
 def _missing_to_background(labels: Tensor, told_apart: Tensor) -> Tensor:
-    table = torch.arange(len(told_apart), dtype=labels.dtype) * told_apart
+    table = torch.arange(len(told_apart) + 1, dtype=labels.dtype)  # the last value is the one to ignore
+    table[:-1] *= told_apart
     return table[labels.long()]
 
 

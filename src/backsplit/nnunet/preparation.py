@@ -175,7 +175,7 @@ class _Check(NamedTuple):
 
 def _check_cases(cohort: Cohort, scheme: LabelScheme, num_processes: int) -> dict[str, _Check]:
     with ThreadPoolExecutor(num_processes) as pool:
-        results = pool.map(lambda case: _check_case(case, scheme), cohort.cases)
+        results = pool.map(lambda case: _check_case(case, scheme, cohort.ignore), cohort.cases)
         return {case.name: next(results) for case in track(cohort.cases, "checked")}
 
 
@@ -185,7 +185,7 @@ def _left_right_axis(checks: Iterable[_Check], transpose_forward: Sequence[int])
     return list(transpose_forward).index(axes.pop()) if len(axes) == 1 else None
 
 
-def _check_case(case: Case, scheme: LabelScheme) -> _Check:
+def _check_case(case: Case, scheme: LabelScheme, ignore: int | None) -> _Check:
     """Whether a target is in the case's labels, and how the patient lies in the image.
 
     Raises:
@@ -202,8 +202,9 @@ def _check_case(case: Case, scheme: LabelScheme) -> _Check:
             bad = int((~np.isfinite(image.voxels)).sum())
             raise VolumeError(f"{case.name}: {bad} voxels of {path.name} are NaN or infinite; replace them or drop it")
     values = np.unique(labels.voxels)
-    if values[0] < 0 or values[-1] >= scheme.num_classes:
-        extra = [int(v) for v in values if not 0 <= v < scheme.num_classes]
+    num_values = scheme.num_classes + (ignore is not None)
+    if values[0] < 0 or values[-1] >= num_values:
+        extra = [int(v) for v in values if not 0 <= v < num_values]
         raise LabelError(
             f"{case.name}: label values {extra} are not in the scheme (0 to {scheme.num_classes - 1}); compose again"
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from backsplit.errors import ModelError
 from backsplit.files import write_json
 from backsplit.nnunet.arms import ArmSettings, Plans, flat
+from backsplit.nnunet.dataset import IGNORE
 from backsplit.nnunet.networks import CONFIGURATION, configuration_of_model
 from backsplit.nnunet.topology import Configuration
 
@@ -85,7 +86,7 @@ def classes_of(model: Path) -> tuple[str, ...]:
     Raises:
         ModelError: no such model, or one that was trained on regions.
     """
-    labels = {name: value for name, value in dataset_of(model)["labels"].items() if name != "ignore"}
+    labels = {name: value for name, value in dataset_of(model)["labels"].items() if name != IGNORE}
     if not all(isinstance(value, int) for value in labels.values()):
         raise ModelError(f"{model} was trained on regions, which may overlap; expected one class per voxel")
     if sorted(labels.values()) != list(range(len(labels))):

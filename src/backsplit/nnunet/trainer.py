@@ -97,6 +97,7 @@ class BackSplitTrainer(nnUNetTrainer):
             weights=self.base_weights,
             scale_weights=self._scale_weights(),
             batch_dice=self.configuration_manager.batch_dice,
+            ignore=self.settings.num_classes if self.label_manager.has_ignore_label else None,
         )
         return self.split_loss
 
@@ -168,7 +169,7 @@ class BackSplitTrainer(nnUNetTrainer):
             patch_size,
             self.configuration_manager.patch_size,
             self.label_manager,
-            transforms=pipeline(self.settings.coarsening, stock),
+            transforms=pipeline(self.settings, stock),
             settings=self.settings,
         )
         stream = Stream(
@@ -227,13 +228,13 @@ class BackSplitTrainer(nnUNetTrainer):
     def validation_step(self, batch: Batch) -> dict[str, np.ndarray]:
         """Loss, and the voxels of each class: in both, in the prediction alone, in the reference alone.
 
-        A sample counts for the classes that it is annotated for.
+        A sample counts for the classes that it is annotated for, a voxel if it is not to be ignored.
         """
         output, target, parts = self._forward(batch)
         reference, predicted = target[0].flatten(1).long(), output[0].argmax(1).flatten(1)
         num_classes = self.settings.num_classes
         pairs = [
-            torch.bincount(one * num_classes + other, minlength=num_classes**2)
+            torch.bincount((one * num_classes + other)[other < num_classes], minlength=num_classes**2)
             for one, other in zip(predicted, reference, strict=True)
         ]
         confusion = torch.stack(pairs).view(-1, num_classes, num_classes).cpu()

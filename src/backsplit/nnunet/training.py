@@ -12,6 +12,7 @@ import torch
 from backsplit.errors import ConfigurationError, ModelError
 from backsplit.labels import LabelScheme
 from backsplit.nnunet.arms import BLOCK, SHARED_PLANS, ArmSettings, Plans, dataset_json_of_arm, flat, plans_of_arm
+from backsplit.nnunet.dataset import IGNORE
 from backsplit.nnunet.folders import Folders, output_to
 from backsplit.nnunet.networks import CONFIGURATION_OF
 from backsplit.nnunet.preparation import marker_path
@@ -35,7 +36,7 @@ class Prepared:
     @property
     def scheme(self) -> LabelScheme:
         """The fine classes of the preprocessed labels."""
-        names = tuple(self.dataset_json["labels"])
+        names = tuple(name for name in self.dataset_json["labels"] if name != IGNORE)
         num_targets = self.plans[BLOCK]["num_targets"]
         return LabelScheme(names[1 : num_targets + 1], names[num_targets + 1 :])
 
