@@ -17,6 +17,7 @@ from backsplit.datasets import conversion
 from backsplit.datasets.download import Described, Listing
 from backsplit.datasets.nnunet import open_raw
 from backsplit.errors import CohortError, VolumeError
+from backsplit.labels import count_labels
 from backsplit.volume import Grid, Volume, write_volume
 
 GRID = Grid((4, 3, 2), (1.0, 1.0, 5.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
@@ -200,4 +201,4 @@ def test_check_of_a_broken_download_lists_and_fails(raw, tmp_path, capsys):
 @given(arrays(st.sampled_from([np.uint8, np.uint16, np.int32]), (3, 4, 2), elements=st.integers(0, 200)))
 def test_counts_are_those_of_numpy(labels):
     values, counts = np.unique(labels, return_counts=True)
-    assert conversion.count_labels(labels) == dict(zip(values.tolist(), counts.tolist(), strict=True))
+    assert count_labels(labels) == dict(zip(values.tolist(), counts.tolist(), strict=True))

@@ -13,6 +13,7 @@ from backsplit.datasets.kits23 import Synthesis, open_kits23
 from backsplit.datasets.phantom.separability import best_threshold_dice
 from backsplit.datasets.phantom.surroundings import draw_around_kidneys
 from backsplit.errors import CohortError, ConfigurationError, LabelError
+from backsplit.labels import count_labels
 from backsplit.volume import Grid, Volume, read_grid, read_labels, read_volume, write_volume
 from studies import TINY_BUDGET, TINY_NETWORK, run
 
@@ -176,7 +177,7 @@ def test_all_labels_of_the_pack_have_the_volumes_of_its_table(real_data, tmp_pat
     assert found.keys() == rows.keys()
     for name, row in rows.items():
         volume = read_labels(found[name].labels)
-        counts = conversion.count_labels(volume.voxels)
+        counts = count_labels(volume.voxels)
         for value, kind in ((1, "kidney"), (2, "tumour"), (3, "cyst")):
             assert counts[value] == int(row[f"{kind}_vox"])
             assert 1000 * counts[value] * volume.grid.voxel_ml == pytest.approx(float(row[f"{kind}_mm3"]), abs=0.06)

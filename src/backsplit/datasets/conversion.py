@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from backsplit import cases
-from backsplit.arrays import LabelMap
 from backsplit.cases import Case, Cohort, DroppedCase
 from backsplit.datasets.download import Described, Download, Found, common_grid
 from backsplit.errors import BackSplitError, CohortError, LabelError, VolumeError
 from backsplit.files import stamps, write_json, write_text
+from backsplit.labels import count_labels
 from backsplit.progress import track_some
 from backsplit.volume import Grid, Volume, check_complete, read_labels, write_volume
 from backsplit.workers import run_isolated
@@ -300,16 +300,6 @@ def _annotated(
         return described.annotated
     known = described.annotated if described.annotated is not None else [name for value, name in label_names if value]
     return tuple(name for name in known if name not in unknown)
-
-
-def count_labels(labels: LabelMap) -> dict[int, int]:
-    """Voxels by label value, for the values that occur, in their order."""
-    if labels.dtype.itemsize > 2 or labels.dtype.kind != "u":
-        return {int(value): int(count) for value, count in zip(*np.unique(labels, return_counts=True), strict=True)}
-    counts = np.zeros(np.iinfo(labels.dtype).max + 1, np.int64)
-    for plane in labels.transpose():  # in memory order, a plane at a time: bincount copies to 64 bits
-        counts += np.bincount(plane.ravel(), minlength=counts.size)
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
 def _case_of(name: str, record: Mapping[str, Any], folder: Path) -> Case:

@@ -1,6 +1,7 @@
 """Classes, their names, and the coarsening that merges them. No torch here."""
 
 from backsplit.labels.coarsening import Coarsening, identity, into_background, to_target
+from backsplit.labels.counts import count_labels
 from backsplit.labels.lesions import is_lesion
 from backsplit.labels.overlay import Overlay, overlay, overlay_maps
 from backsplit.labels.partial import clear_ignored, coarsening_of_case
@@ -14,6 +15,7 @@ __all__ = [
     "Overlay",
     "clear_ignored",
     "coarsening_of_case",
+    "count_labels",
     "identity",
     "into_background",
     "is_lesion",

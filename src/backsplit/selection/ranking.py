@@ -9,11 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
 
-from backsplit.arrays import LabelMap
 from backsplit.errors import CohortError, GeometryError
-from backsplit.labels import LabelScheme
+from backsplit.labels import LabelScheme, count_labels
 from backsplit.selection.surroundings import Surroundings, surroundings
 from backsplit.volume import Volume
 
@@ -57,7 +55,8 @@ def gather(
         surroundings(labels.voxels, target, num_fine=scheme.num_classes, spacing_mm=labels.grid.spacing_mm)
         for target in range(1, scheme.num_targets + 1)
     )
-    voxels = _counts(labels.voxels, scheme.num_classes)
+    counts = count_labels(labels.voxels)
+    voxels = np.array([counts.get(fine, 0) for fine in range(scheme.num_classes)])
     wrong = None
     if prediction is not None:
         if difference := labels.grid.difference(prediction.grid):
@@ -67,13 +66,6 @@ def gather(
         wrong[1 : scheme.num_targets + 1] = 0
     known = frozenset(scheme.auxiliaries if annotated is None else annotated)
     return Evidence(known, lesions, voxels * labels.grid.voxel_ml, wrong)
-
-
-def _counts(labels: LabelMap, num_fine: int) -> Int[np.ndarray, " fine"]:
-    counts = np.zeros(num_fine, np.int64)
-    for plane in labels.transpose():  # in memory order, a plane at a time: bincount copies to 64 bits
-        counts += np.bincount(plane.ravel(), minlength=num_fine)
-    return counts
 
 
 def rank(evidence: Sequence[Evidence], scheme: LabelScheme) -> pd.DataFrame:
