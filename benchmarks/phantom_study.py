@@ -24,6 +24,7 @@ from backsplit.cli.demo import (
 )
 from backsplit.cli.main import main
 from backsplit.datasets.phantom import PHANTOM_SCHEME
+from backsplit.evaluation import nsd_column
 from backsplit.experiments.paths import Workspace
 from backsplit.files import write_text
 
@@ -164,7 +165,7 @@ def table(root: Path, trainings: dict[str, str], *, tuning: bool = False, seeds:
             "mean (SD)": f"{dice.mean():.3f} ({dice.std():.3f})",
             "HD95 mm": f"{pd.Series([each['mean_hd95_mm'] for each in found]).mean():.0f}",
             "HD95 undefined": sum(int(each["num_undefined_hd95_mm"]) for each in found),
-            "NSD 5 mm": f"{pd.Series([each['mean_nsd'] for each in found]).mean():.3f}",
+            "NSD 5 mm": f"{pd.Series([each[f'mean_{nsd_column(TOLERANCE_MM)}'] for each in found]).mean():.3f}",
         }
         rows.append({"training": shown, **by_seed, **means})
     return pd.DataFrame(rows)

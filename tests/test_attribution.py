@@ -130,7 +130,7 @@ def test_a_rung_is_compared_with_the_rung_before_it(study):
         [LABELS, STATISTICS, "labels of backsplit, loss paper"],
         [LOSS, LABELS, "loss target-first"],
     ]
-    assert list(table["metric"]) == ["dice", "hd95_mm", "nsd"] * 3
+    assert list(table["metric"]) == ["dice", "hd95_mm", "nsd_10mm"] * 3
     dice = read_scores(study.scores).groupby("arm")["dice"].mean()
     expected = [dice[arm] - dice[baseline] for arm, baseline, _ in steps]
     np.testing.assert_allclose(table.query("metric == 'dice'")["mean_difference"], expected, atol=1e-8)

@@ -11,9 +11,9 @@ import pytest
 from backsplit import report
 from backsplit.cases import Case, Cohort
 from backsplit.errors import CohortError, GeometryError
+from backsplit.evaluation import Scoring, Subject, read_scores, score_label_maps, summarise, write_rows
 from backsplit.evaluation.empty import UNDEFINED
 from backsplit.evaluation.statistics import compare
-from backsplit.evaluation.tables import Subject, read_scores, score_label_maps, summarise, write_scores
 from backsplit.labels import LabelScheme
 from backsplit.report import figures, palette, slices, wording
 from backsplit.report.gather import ReportInputs, page_of
@@ -97,9 +97,9 @@ def inputs_in(folder, *, arms=("binary", "backsplit"), targets=("cyst",)):
                 subject=subject,
                 classes=classes,
                 spacing_mm=GRID.spacing_mm,
-                tolerance_mm=2.0,
-            )
-    write_scores(scores, folder / "scores.csv")
+                scoring=Scoring((2.0,)),
+            ).scores
+    write_rows(scores, folder / "scores.csv")
     table = read_scores(folder / "scores.csv")
     return ReportInputs(
         title="Cysts of the phantom",

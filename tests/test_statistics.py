@@ -27,8 +27,8 @@ def table(**dice_of_arms) -> pd.DataFrame:
     for arm, values in dice_of_arms.items():
         scores = np.asarray(values, float)
         frame = pd.DataFrame({"case": [f"case {number:02}" for number in range(len(scores))]})
-        frame = frame.assign(arm=arm, fold="0", rule="argmax", tolerance_mm=1.0, dice=scores, hd95_mm=10 - scores)
-        frame = frame.assign(nsd=scores, reference_ml=1.0, prediction_ml=np.where(np.isnan(scores), 0.0, 1.0))
+        frame = frame.assign(arm=arm, fold="0", rule="argmax", seed="0", dice=scores, hd95_mm=10 - scores)
+        frame = frame.assign(nsd_1mm=scores, reference_ml=1.0, prediction_ml=np.where(np.isnan(scores), 0.0, 1.0))
         frames.append(frame.assign(**{"class": "cyst", "diagonal_mm": 100.0}))
     return pd.concat(frames, ignore_index=True)
 
@@ -51,7 +51,10 @@ def test_five_wins_by_hand():
     assert dice["p_wilcoxon"] == pytest.approx(2 / 2**5)  # all of 5 signs equal
     assert dice["p_holm"] == pytest.approx(3 * 2 / 2**5)  # three metrics in the table
     assert 0.1 <= dice["low"] < 0.3 < dice["high"] <= 0.5
-    assert (dice["rule"], dice["tolerance_mm"], dice["note"], dice["empty_policy"]) == ("argmax", 1, "", "undefined")
+    assert (dice["rule"], dice["unit"], dice["note"], dice["empty_policy"]) == ("argmax", "case", "", "undefined")
+    assert dice["p_permutation"] == pytest.approx(2 / 2**5)
+    assert dice["effect_rank_biserial"] == 1
+    assert dice["effect_d"] == pytest.approx(0.3 / np.std([0.1, 0.2, 0.3, 0.4, 0.5], ddof=1))
 
 
 def test_a_smaller_distance_wins():
@@ -166,8 +169,9 @@ def test_no_defined_pair_leaves_everything_undefined():
     assert all(math.isnan(result[name]) for name in ("mean_difference", "low", "p_wilcoxon", "p_holm"))
 
 
-def test_a_baseline_alone_gives_an_empty_table():
-    assert compare(table(binary=[0.1, 0.2]), baseline="binary", policy=UNDEFINED).empty
+def test_a_baseline_alone_has_nothing_to_be_compared_with():
+    with pytest.raises(ConfigurationError, match="'binary' is the only arm that is scored"):
+        compare(table(binary=[0.1, 0.2]), baseline="binary", policy=UNDEFINED)
 
 
 def test_unknown_baseline_is_named():
@@ -190,6 +194,65 @@ def test_a_case_scored_twice_is_refused():
 
 def test_tolerances_must_agree():
     scores = table(binary=[0.1, 0.2], full=[0.1, 0.2])
-    scores.loc[3, "tolerance_mm"] = 2.0
-    with pytest.raises(ParityError, match=r"scored at NSD tolerances \[1.0, 2.0\] mm"):
+    scores.loc[scores["arm"] == "full", "nsd_1mm"] = nan
+    with pytest.raises(ParityError, match="NSD at 1 mm is scored in some arms, not in full"):
         compare(scores, baseline="binary", policy=UNDEFINED)
+
+
+def test_metrics_are_those_that_were_scored():
+    scores = table(binary=[0.1, 0.2], full=[0.1, 0.2])
+    assert compare(scores, baseline="binary", policy=UNDEFINED, metrics=["dice"])["metric"].tolist() == ["dice"]
+    with pytest.raises(ConfigurationError, match="hd_mm was not scored; there are dice, hd95_mm, nsd_1mm"):
+        compare(scores, baseline="binary", policy=UNDEFINED, metrics=["hd_mm"])
+
+
+def test_seeds_are_averaged_case_by_case():
+    first = table(binary=[0.0, 0.0, 0.0, 0.0], full=[0.1, 0.2, 0.3, 0.6])
+    second = table(binary=[0.0, 0.0, 0.0, 0.0], full=[0.3, 0.2, 0.1, 0.0]).assign(seed="1")
+    both = row(compare(pd.concat([first, second]), baseline="binary", policy=UNDEFINED))
+    mean = row(compare(table(binary=[0.0] * 4, full=[0.2, 0.2, 0.2, 0.3]), baseline="binary", policy=UNDEFINED))
+    assert (both["num_pairs"], both["num_seeds"]) == (4, 2)
+    for key in ("mean_difference", "low", "high", "p_wilcoxon", "p_permutation"):
+        assert both[key] == pytest.approx(mean[key])
+    with pytest.raises(ParityError, match=r"'full' lacks case 02 \(seed 1\)"):
+        compare(pd.concat([first, second.drop(index=6)]), baseline="binary", policy=UNDEFINED)
+
+
+def test_cases_of_a_patient_are_one_unit():
+    scores = table(binary=[0.0] * 5, full=[0.1, 0.3, 0.4, 0.5, 0.6])
+    scores["group"] = [f"patient {number}" for number in (0, 0, 1, 2, 3)] * 2
+    by_patient = row(compare(scores, baseline="binary", policy=UNDEFINED))
+    assert (by_patient["unit"], by_patient["num_pairs"]) == ("patient", 4)
+    assert by_patient["mean_difference"] == pytest.approx((0.2 + 0.4 + 0.5 + 0.6) / 4)
+
+
+@given(seeds)
+@settings(max_examples=15, deadline=None)
+def test_rank_biserial_is_made_of_wilcoxons_ranks(seed):
+    rng = np.random.default_rng(seed)
+    differences = rng.normal(size=12)
+    larger = stats.wilcoxon(differences, alternative="greater").statistic  # sum of positive ranks
+    total = 12 * 13 / 2
+    assert statistics.rank_biserial(differences) == pytest.approx((2 * larger - total) / total)
+    assert statistics.rank_biserial(-differences) == pytest.approx(-statistics.rank_biserial(differences))
+
+
+def test_bands_by_size_and_fold():
+    scores = table(binary=[0.0] * 7, full=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, nan])
+    scores["reference_ml"] = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 0.0] * 2
+    scores["fold"] = [str(number % 2) for number in range(7)] * 2
+    by_size = statistics.compare_by(scores, baseline="binary", policy=UNDEFINED, by="size")
+    dice = by_size[by_size["metric"] == "dice"].set_index("band")
+    assert dice["num_pairs"].tolist() == [0, 2, 2, 2]
+    assert dice.loc["3 larger", "mean_difference"] == pytest.approx(0.55)
+    by_fold = statistics.compare_by(scores, baseline="binary", policy=UNDEFINED, by="fold")
+    assert by_fold[by_fold["metric"] == "dice"]["wins"].tolist() == [3, 3]
+    with pytest.raises(ConfigurationError, match="by fold or by size, not by 'age'"):
+        statistics.compare_by(scores, baseline="binary", policy=UNDEFINED, by="age")
+
+
+def test_paired_differences_are_those_that_are_averaged():
+    scores = table(binary=[0.0, 0.1, 0.2], full=[0.5, nan, 0.1])
+    found = statistics.paired_differences(scores, baseline="binary", arm="full", class_name="cyst", metric="dice")
+    np.testing.assert_allclose(found.to_numpy(), [0.5, nan, -0.1])
+    assert found.index.tolist() == ["case 00", "case 01", "case 02"]

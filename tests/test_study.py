@@ -84,7 +84,7 @@ def test_page_and_tables_name_both_arms(study):
     page = study.report.read_text()
     assert "backsplit" in page
     assert "binary" in page
-    assert list(pd.read_csv(study.comparison)["metric"]) == ["dice", "hd95_mm", "nsd"]
+    assert list(pd.read_csv(study.comparison)["metric"]) == ["dice", "hd95_mm", "nsd_10mm"]
 
 
 def test_training_log_has_a_row_per_epoch_and_the_parts_of_the_loss(study):

@@ -14,7 +14,7 @@ from backsplit.evaluation import (
     PENALTY,
     UNDEFINED,
     EmptyPolicy,
-    Score,
+    Scoring,
     Subject,
     count_overlap,
     dice,
@@ -25,7 +25,7 @@ from backsplit.evaluation import (
     score_label_maps,
     summarise,
     surface_distances,
-    write_scores,
+    write_rows,
     write_table,
 )
 
@@ -36,25 +36,26 @@ nan = math.nan
 
 
 def score_all(prediction, reference, classes=CLASSES):
-    return score_label_maps(
-        prediction, reference, subject=SUBJECT, classes=classes, spacing_mm=SPACING_MM, tolerance_mm=1.5
+    found = score_label_maps(
+        prediction, reference, subject=SUBJECT, classes=classes, spacing_mm=SPACING_MM, scoring=Scoring((1.5,))
     )
+    return found.scores
 
 
-def score(**changes) -> Score:
-    values = {"arm": "full", "fold": "0", "case": "a", "class_name": "cyst", "rule": "argmax", "dice": 0.5}
-    values |= {"hd95_mm": 2.0, "nsd": 0.75, "tolerance_mm": 1.0, "reference_ml": 1.0, "prediction_ml": 2.0}
-    return Score(**(values | {"diagonal_mm": 100.0} | changes))
+def score(**changes):
+    values = {"arm": "full", "fold": "0", "case": "a", "rule": "argmax", "seed": "0", "group": "", "class": "cyst"}
+    values |= {"dice": 0.5, "hd95_mm": 2.0, "nsd_1mm": 0.75, "reference_ml": 1.0, "prediction_ml": 2.0}
+    return values | {"diagonal_mm": 100.0} | changes
 
 
-MISSED = score(case="b", dice=0.0, hd95_mm=nan, nsd=0.0, prediction_ml=0.0)
-FALSE_ALARM = score(case="c", dice=0.0, hd95_mm=nan, nsd=0.0, reference_ml=0.0)
-ABSENT = score(case="d", dice=nan, hd95_mm=nan, nsd=nan, reference_ml=0.0, prediction_ml=0.0)
+MISSED = score(case="b", dice=0.0, hd95_mm=nan, nsd_1mm=0.0, prediction_ml=0.0)
+FALSE_ALARM = score(case="c", dice=0.0, hd95_mm=nan, nsd_1mm=0.0, reference_ml=0.0)
+ABSENT = score(case="d", dice=nan, hd95_mm=nan, nsd_1mm=nan, reference_ml=0.0, prediction_ml=0.0)
 
 
 @pytest.fixture
 def scores(tmp_path: Path) -> pd.DataFrame:
-    write_scores([score(), MISSED, FALSE_ALARM, ABSENT], tmp_path / "scores.csv")
+    write_rows([score(), MISSED, FALSE_ALARM, ABSENT], tmp_path / "scores.csv")
     return read_scores(tmp_path / "scores.csv")
 
 
@@ -68,18 +69,18 @@ def test_one_pass_gives_what_each_mask_gives_alone(seed):
         surfaces = surface_distances(*masks, spacing_mm=SPACING_MM)
         expected = (dice(count_overlap(*masks)), hausdorff_mm(surfaces, percentile=95.0))
         expected += (normalised_surface_dice(surfaces, tolerance_mm=1.5),)
-        assert row.class_name == name
-        np.testing.assert_allclose((row.dice, row.hd95_mm, row.nsd), expected)
+        assert row["class"] == name
+        np.testing.assert_allclose([row[column] for column in ("dice", "hd95_mm", "nsd_1.5mm")], expected)
         volumes_ml = [np.count_nonzero(mask) * 6 / 1000 for mask in masks]
-        assert [row.prediction_ml, row.reference_ml] == pytest.approx(volumes_ml)
+        assert [row["prediction_ml"], row["reference_ml"]] == pytest.approx(volumes_ml)
 
 
 def test_rows_carry_their_subject_and_the_image_diagonal():
     labels = np.zeros((3, 2, 4), np.int16)
     (row,) = score_all(labels, labels, {1: "cyst"})
-    assert (row.arm, row.fold, row.case, row.rule, row.tolerance_mm) == ("full", "0", "case 01", "argmax", 1.5)
-    assert row.diagonal_mm == 13  # 3, 4 and 12 mm
-    assert math.isnan(row.dice)
+    assert [row[key] for key in ("arm", "fold", "case", "rule", "seed")] == ["full", "0", "case 01", "argmax", "0"]
+    assert row["diagonal_mm"] == 13  # 3, 4 and 12 mm
+    assert math.isnan(row["dice"])
 
 
 def test_label_maps_must_fit_each_other_and_background_is_no_class():
@@ -91,26 +92,26 @@ def test_label_maps_must_fit_each_other_and_background_is_no_class():
 
 
 def test_scores_survive_the_disk(scores):
-    columns = "arm fold case class rule dice hd95_mm nsd tolerance_mm reference_ml prediction_ml diagonal_mm"
+    columns = "arm fold case rule seed group class dice hd95_mm nsd_1mm reference_ml prediction_ml diagonal_mm"
     assert list(scores.columns) == columns.split()
     assert scores["case"].tolist() == ["a", "b", "c", "d"]
     np.testing.assert_array_equal(scores["hd95_mm"], [2, nan, nan, nan])
 
 
 def test_names_that_look_like_numbers_or_nothing_stay_text(tmp_path):
-    write_scores([score(case="007", arm="NA", class_name="a, b")], tmp_path / "scores.csv")
+    write_rows([score(case="007", arm="NA", **{"class": "a, b"})], tmp_path / "scores.csv")
     row = read_scores(tmp_path / "scores.csv").iloc[0]
     assert (row["case"], row["arm"], row["class"], row["fold"]) == ("007", "NA", "a, b", "0")
 
 
 def test_writing_again_gives_the_same_bytes_despite_rounding_noise(tmp_path):
     first, second = tmp_path / "first.csv", tmp_path / "second.csv"
-    write_scores([score(dice=0.1 + 0.2), MISSED], first)
-    write_scores([score(dice=0.3), MISSED], second)
+    write_rows([score(dice=0.1 + 0.2), MISSED], first)
+    write_rows([score(dice=0.3), MISSED], second)
     assert first.read_bytes() == second.read_bytes()
     write_table(read_scores(first), second)
     assert first.read_bytes() == second.read_bytes()
-    assert b"full,0,b,cyst,argmax,0,,0,1,1,0,100\n" in first.read_bytes()
+    assert b"full,0,b,argmax,0,,cyst,0,,0,1,0,100\n" in first.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_writing_again_gives_the_same_bytes_despite_rounding_noise(tmp_path):
         (None, "cannot read scores .*No such file"),
         ("", "cannot read scores .*No columns"),
         ('a,b\n1,2,3\n4,"5', "cannot read scores"),
-        ("arm,case\n1,2\n", "columns fold, class, rule, dice, .* are missing; got arm, case"),
+        ("arm,case\n1,2\n", "columns fold, class, rule, seed, dice, .* are missing; got arm, case"),
     ],
 )
 def test_broken_files_are_one_line(tmp_path, content, message):
@@ -134,8 +135,8 @@ def test_broken_files_are_one_line(tmp_path, content, message):
 
 def test_text_in_a_number_column_is_named(tmp_path):
     path = tmp_path / "scores.csv"
-    write_scores([score(), score(case="b")], path)
-    path.write_text(path.read_text().replace("b,cyst,argmax,0.5", "b,cyst,argmax,good"))
+    write_rows([score(), score(case="b")], path)
+    path.write_text(path.read_text().replace("b,argmax,0,,cyst,0.5", "b,argmax,0,,cyst,good"))
     with pytest.raises(CohortError, match="column dice, row 2: expected a number or an empty cell, got 'good'"):
         read_scores(path)
 
@@ -145,7 +146,7 @@ def test_summary_counts_what_it_leaves_out(scores):
     assert (row["arm"], row["class"], row["rule"], row["num_cases"]) == ("full", "cyst", "argmax", 4)
     assert (row["mean_dice"], row["median_dice"], row["num_undefined_dice"]) == (pytest.approx(0.5 / 3), 0, 1)
     assert (row["mean_hd95_mm"], row["num_undefined_hd95_mm"]) == (2, 3)
-    assert (row["mean_nsd"], row["num_undefined_nsd"]) == (0.25, 1)
+    assert (row["mean_nsd_1mm"], row["num_undefined_nsd_1mm"]) == (0.25, 1)
     assert (row["num_missed"], row["num_false_alarms"], row["empty_policy"]) == (1, 1, "undefined")
 
 
@@ -156,12 +157,12 @@ def test_penalty_is_the_image_diagonal(scores):
 
 
 def test_policy_of_own_choice_leaves_the_scores_alone(scores):
-    policy = EmptyPolicy("mine", hd95_one_empty=50.0, both_empty="perfect")
+    policy = EmptyPolicy("mine", distance_one_empty=50.0, both_empty="perfect")
     before = scores.copy()
     filled = policy.apply(scores)
     assert filled["hd95_mm"].tolist() == [2, 50, 50, 0]
     assert filled["dice"].tolist() == [0.5, 0, 0, 1]
-    assert filled["nsd"].tolist() == [0.75, 0, 0, 1]
+    assert filled["nsd_1mm"].tolist() == [0.75, 0, 0, 1]
     pd.testing.assert_frame_equal(scores, before)
     assert "HD95 50.0 mm; both empty: Dice 1, NSD 1, HD95 0 mm" in policy.describe()
     assert "HD95 the image diagonal; both empty: undefined" in PENALTY.describe()
@@ -172,7 +173,7 @@ def test_penalties_that_cannot_be_paid_are_refused(scores):
     with pytest.raises(ConfigurationError, match="needs the column diagonal_mm"):
         PENALTY.apply(scores.drop(columns="diagonal_mm"))
     with pytest.raises(ConfigurationError, match="finite number of mm, 0 or more, got -1"):
-        EmptyPolicy("mine", hd95_one_empty=-1.0)
+        EmptyPolicy("mine", distance_one_empty=-1.0)
 
 
 def test_summary_of_no_scores_has_its_columns(scores):
@@ -182,7 +183,7 @@ def test_summary_of_no_scores_has_its_columns(scores):
 
 
 def test_arms_keep_their_order(tmp_path):
-    write_scores([score(arm="z"), score(arm="a"), score(arm="z", case="b")], tmp_path / "scores.csv")
+    write_rows([score(arm="z"), score(arm="a"), score(arm="z", case="b")], tmp_path / "scores.csv")
     assert summarise(read_scores(tmp_path / "scores.csv"), UNDEFINED)["arm"].tolist() == ["z", "a"]
 
 
@@ -191,17 +192,17 @@ def test_text_of_a_table():
         {
             "arm": ["binary", "full"],
             "rule": ["argmax", "argmax"],
-            "tolerance_mm": [2.0, 2.0],
+            "empty_policy": ["undefined", "undefined"],
             "mean_dice": [0.25, nan],
             "num_cases": [10, 9],
             "p_holm": [0.00012345, 1.0],
         }
     )
     assert format_table(table) == (
-        "rule: argmax, tolerance mm: 2\n"
+        "rule: argmax, empty policy: undefined\n"
         "         mean    num          p\n"
         "arm      dice  cases       holm\n"
-        "-------------------------------\n"
+        "-------------------------------------\n"
         "binary  0.250     10  0.0001234\n"
         "full        -      9          1\n"
     )

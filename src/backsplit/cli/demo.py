@@ -63,6 +63,6 @@ class Demo:
                 f"predict {arm} {test_cohort}",
                 Predict(arm, test_cohort, workspace=root, mirroring=False, step_size=STEP_SIZE),
             )
-        yield f"evaluate --tolerance-mm {TOLERANCE_MM}", Evaluate(TOLERANCE_MM, workspace=root)
+        yield f"evaluate --tolerance-mm {TOLERANCE_MM}", Evaluate((TOLERANCE_MM,), workspace=root)
         yield "compare", Compare(workspace=root)
         yield f"report {root}", Report(root)

@@ -1,39 +1,67 @@
 """Scores, comparison, page."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from backsplit.cli.arguments import DEFAULT_WORKSPACE, say
 from backsplit.experiments.paths import Workspace
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 @dataclass(frozen=True)
 class Evaluate:
     """Score all predicted arms of a workspace; one row per arm, case and target.
 
-    Example: backsplit evaluate --tolerance-mm 1
+    Example: backsplit evaluate --tolerance-mm 1 3 --min-lesion-voxels 10
+
+    Example: backsplit evaluate --tolerance-mm 1 --empty-policy penalty
     """
 
-    tolerance_mm: float
-    """Accepted surface deviation for NSD, in mm; a clinical choice, so it has no default."""
-    empty_policy: Literal["undefined", "penalty"] = "undefined"
-    """What tables do with HD95 where one mask is empty: leave it out and count it, or the image diagonal."""
+    tolerance_mm: tuple[float, ...]
+    """Accepted surface deviations for NSD, in mm; clinical choices, so they have no default."""
+    min_lesion_voxels: int = 1
+    """Components of fewer voxels (26 neighbours) are no lesions in lesion-wise scores."""
+    border: bool = False
+    """Also score HD95 and NSD by border voxels, as MONAI does, in columns of their own."""
+    empty_policy: Literal["undefined", "penalty", "nnunet", "challenge-brats"] = "undefined"
+    """What means do with cases without a lesion in reference, prediction or both. undefined: leave distances out and
+    count them; penalty: the image diagonal; nnunet: its own rule; challenge-brats: 374 mm, and full marks for both
+    empty. Scores on disk stay as they are."""
+    jobs: int = min(8, os.cpu_count() or 1)
+    """Cases at a time."""
     workspace: Path = DEFAULT_WORKSPACE
     """Folder of the study."""
 
     def run(self) -> None:
         """Evaluate."""
-        from backsplit.evaluation import POLICIES, format_table
-        from backsplit.experiments.study import evaluate
+        from backsplit.evaluation import POLICIES, Scoring, format_table
+        from backsplit.experiments.evaluating import evaluate
 
         policy = POLICIES[self.empty_policy]
         workspace = Workspace(self.workspace)
-        say(format_table(evaluate(workspace, tolerance_mm=self.tolerance_mm, policy=policy)))
+        scoring = Scoring(self.tolerance_mm, self.min_lesion_voxels, self.border)
+        summary = evaluate(workspace, scoring=scoring, policy=policy, num_processes=self.jobs)
+        say(format_table(_main_columns(summary)))
         say(policy.describe())
         say(f"{workspace.scores}")
+
+
+def _main_columns(summary: "pd.DataFrame") -> "pd.DataFrame":
+    """What fits a terminal: Dice, HD95, NSD and counts; the file has all."""
+    from backsplit.evaluation import metric_of
+
+    def is_shown(column: str) -> bool:
+        name = column.removeprefix("mean_").removeprefix("num_undefined_")
+        is_main = name in ("dice", "hd95_mm", "lesion_f1") or name.startswith(("nsd_", "border_"))
+        return not column.startswith("median_") and (metric_of(name) is None or is_main)
+
+    return summary[[column for column in summary.columns if is_shown(column)]]
 
 
 @dataclass(frozen=True)

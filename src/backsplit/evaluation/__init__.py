@@ -1,51 +1,70 @@
 """Scores, tables and the statistics of comparing arms. No torch here."""
 
-from backsplit.evaluation.empty import PENALTY, POLICIES, UNDEFINED, EmptyPolicy
-from backsplit.evaluation.metrics import (
-    Overlap,
+from backsplit.evaluation.border import border_distances, border_hausdorff_mm, border_surface_dice
+from backsplit.evaluation.definitions import DISTANCES, Metric, metric_of, metrics_in, nsd_column
+from backsplit.evaluation.empty import BRATS, NNUNET, PENALTY, POLICIES, UNDEFINED, EmptyPolicy
+from backsplit.evaluation.lesions import Lesions, count_lesions, lesion_scores
+from backsplit.evaluation.overlap import Overlap, count_overlap, dice, iou, precision, recall
+from backsplit.evaluation.scoring import CaseScores, Row, Scoring, Subject, score_label_maps
+from backsplit.evaluation.statistics import compare, compare_by, holm, paired_differences
+from backsplit.evaluation.surfaces import (
     SurfaceDistances,
-    count_overlap,
-    dice,
+    average_surface_distance_mm,
     hausdorff_mm,
     normalised_surface_dice,
     surface_distances,
 )
-from backsplit.evaluation.statistics import compare, holm
 from backsplit.evaluation.tables import (
-    METRICS,
-    Score,
-    Subject,
     read_scores,
     read_table,
-    score_label_maps,
     summarise,
-    write_scores,
+    write_rows,
     write_table,
 )
 from backsplit.evaluation.text import format_table
 
 __all__ = [
-    "METRICS",
+    "BRATS",
+    "DISTANCES",
+    "NNUNET",
     "PENALTY",
     "POLICIES",
     "UNDEFINED",
+    "CaseScores",
     "EmptyPolicy",
+    "Lesions",
+    "Metric",
     "Overlap",
-    "Score",
+    "Row",
+    "Scoring",
     "Subject",
     "SurfaceDistances",
+    "average_surface_distance_mm",
+    "border_distances",
+    "border_hausdorff_mm",
+    "border_surface_dice",
     "compare",
+    "compare_by",
+    "count_lesions",
     "count_overlap",
     "dice",
     "format_table",
     "hausdorff_mm",
     "holm",
+    "iou",
+    "lesion_scores",
+    "metric_of",
+    "metrics_in",
     "normalised_surface_dice",
+    "nsd_column",
+    "paired_differences",
+    "precision",
     "read_scores",
     "read_table",
+    "recall",
     "score_label_maps",
     "summarise",
     "surface_distances",
-    "write_scores",
+    "write_rows",
     "write_table",
 ]

@@ -33,7 +33,17 @@ _FIXED = (
     Metric("hd95_mm", "HD95 (mm)", "lower"),
     Metric("hd_mm", "HD (mm)", "lower"),
     Metric("assd_mm", "ASSD (mm)", "lower"),
+    Metric("border_hd95_mm", "HD95 (mm), border voxels", "lower"),
+    Metric("lesion_sensitivity", "Lesion sensitivity", "higher"),
+    Metric("lesion_precision", "Lesion precision", "higher"),
+    Metric("lesion_f1", "Lesion F1", "higher"),
+    Metric("lesion_dice", "Dice per lesion", "higher"),
+    Metric("panoptic_quality", "Panoptic quality", "higher"),
+    Metric("false_positive_ml", "False-positive volume (mL)", "lower"),
+    Metric("false_negative_ml", "False-negative volume (mL)", "lower"),
 )
+DISTANCES = ("hd95_mm", "hd_mm", "assd_mm", "border_hd95_mm")
+"""What has no value where one of the two masks is empty."""
 _NSD = re.compile(r"(?P<border>border_)?nsd_(?P<tolerance>\d+(\.\d+)?)mm")
 
 

@@ -7,14 +7,17 @@ from typing import Literal
 import pandas as pd
 
 from backsplit.errors import ConfigurationError
+from backsplit.evaluation.definitions import DISTANCES, metrics_in
+
+BRATS_PENALTY_MM = 374.0
 
 
 @dataclass(frozen=True, slots=True)
 class EmptyPolicy:
     """Values for the cases in which the reference, the prediction or both have no voxel of a class.
 
-    Where one of the two is empty, Dice and NSD are 0 by definition and only HD95 needs a choice. Where both are, all
-    three are undefined.
+    Where one of the two is empty, overlaps and NSD are 0 by definition and only distances need a choice. Where both
+    are, everything but volumes is undefined.
 
     Raises:
         ConfigurationError: a penalty that is not a distance of 0 mm or more.
@@ -22,21 +25,20 @@ class EmptyPolicy:
 
     name: str
     """Short name for the column `empty_policy` of tables."""
-    hd95_one_empty: float | Literal["diagonal", "undefined"] = "undefined"
-    """HD95 in mm where one mask is empty; `diagonal` is the diagonal of that case's image."""
+    distance_one_empty: float | Literal["diagonal", "undefined"] = "undefined"
+    """HD95, HD and ASSD in mm where one mask is empty; `diagonal` is the diagonal of that case's image."""
     both_empty: Literal["perfect", "undefined"] = "undefined"
-    """`perfect` scores an absent lesion that is not predicted: Dice 1, NSD 1, HD95 0 mm."""
+    """`perfect` scores an absent lesion that is not predicted: 1 where higher is better, 0 where lower is."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.hd95_one_empty, str) and not 0 <= self.hd95_one_empty < math.inf:
-            raise ConfigurationError(
-                f"HD95 penalty must be a finite number of mm, 0 or more, got {self.hd95_one_empty}"
-            )
+        penalty = self.distance_one_empty
+        if not isinstance(penalty, str) and not 0 <= penalty < math.inf:
+            raise ConfigurationError(f"the penalty must be a finite number of mm, 0 or more, got {penalty}")
 
     def describe(self) -> str:
         """One sentence to print next to a table."""
         penalty = {"diagonal": "the image diagonal", "undefined": "undefined"}.get(
-            str(self.hd95_one_empty), f"{self.hd95_one_empty} mm"
+            str(self.distance_one_empty), f"{self.distance_one_empty} mm"
         )
         both = {"perfect": "Dice 1, NSD 1, HD95 0 mm", "undefined": "undefined"}[self.both_empty]
         return (
@@ -52,25 +54,32 @@ class EmptyPolicy:
         """
         filled = scores.copy()
         no_reference, no_prediction = scores["reference_ml"] == 0, scores["prediction_ml"] == 0
-        if self.hd95_one_empty != "undefined":
-            filled["hd95_mm"] = filled["hd95_mm"].mask(no_reference ^ no_prediction, self._penalty_mm(scores))
+        if self.distance_one_empty != "undefined":
+            for column in (name for name in DISTANCES if name in filled):
+                filled[column] = filled[column].mask(no_reference ^ no_prediction, self._penalty_mm(scores))
         if self.both_empty == "perfect":
-            filled.loc[no_reference & no_prediction, ["dice", "nsd", "hd95_mm"]] = (1.0, 1.0, 0.0)
+            for metric in metrics_in(scores.columns):
+                if metric.better != "none":
+                    filled.loc[no_reference & no_prediction, metric.column] = float(metric.better == "higher")
         return filled
 
     def _penalty_mm(self, scores: pd.DataFrame) -> pd.Series | float:
-        if not isinstance(self.hd95_one_empty, str):
-            return float(self.hd95_one_empty)
+        if not isinstance(self.distance_one_empty, str):
+            return float(self.distance_one_empty)
         if "diagonal_mm" not in scores:
             raise ConfigurationError(
-                "the image diagonal as HD95 penalty needs the column diagonal_mm; score again, or state a penalty in mm"
+                "the image diagonal as penalty needs the column diagonal_mm; score again, or state a penalty in mm"
             )
         return scores["diagonal_mm"]
 
 
 UNDEFINED = EmptyPolicy("undefined")
 """Undefined stays undefined, and is counted beside each mean."""
-PENALTY = EmptyPolicy("penalty", hd95_one_empty="diagonal")
-"""A missed lesion or a false alarm costs the image diagonal in HD95."""
-POLICIES = {policy.name: policy for policy in (UNDEFINED, PENALTY)}
+PENALTY = EmptyPolicy("penalty", distance_one_empty="diagonal")
+"""A missed lesion or a false alarm costs the image diagonal."""
+NNUNET = EmptyPolicy("nnunet")
+"""nnU-Net's own rule: NaN where both are empty, and means over the rest; it has no distances."""
+BRATS = EmptyPolicy("challenge-brats", distance_one_empty=BRATS_PENALTY_MM, both_empty="perfect")
+"""Of the BraTS challenges: 374 mm where one mask is empty, full marks where both are."""
+POLICIES = {policy.name: policy for policy in (UNDEFINED, PENALTY, NNUNET, BRATS)}
 """The presets by name."""

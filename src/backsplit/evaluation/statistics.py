@@ -1,7 +1,13 @@
-"""Arms against a baseline, case by case: every case is scored once by each arm, so differences are paired."""
+"""Arms against a baseline, unit by unit: every patient is scored by each arm, so differences are paired.
+
+A unit is a patient where the scores say who is one (column `group`), else a case. Seeds, folds and several cases of a
+patient are repeated measures, not further units: their differences are averaged first. So a third seed makes a
+difference more exact and adds no patient.
+"""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -9,60 +15,126 @@ from jaxtyping import Float
 from scipy import stats
 
 from backsplit.errors import ConfigurationError, ParityError
+from backsplit.evaluation.definitions import Metric, metrics_in
 from backsplit.evaluation.empty import EmptyPolicy
-from backsplit.evaluation.tables import METRICS
 
-Differences = Float[np.ndarray, " pairs"]
+Differences = Float[np.ndarray, " units"]
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 9999
+FEWEST_UNITS = 3
 ZERO_METHOD = "pratt"
 """Wilcoxon: pairs without a difference are ranked with the others, then their ranks are dropped."""
-_SMALLER_IS_BETTER = ("hd95_mm",)
+COMPARED = ("dice", "hd95_mm")
+"""Beside NSD at every tolerance; each further metric makes Holm's correction stricter for all."""
 _COLUMNS = (
-    *("arm", "baseline", "class", "metric", "rule", "tolerance_mm", "num_pairs", "num_undefined"),
-    *("mean_difference", "low", "high", "wins", "ties", "losses", "p_wilcoxon", "p_holm", "note", "empty_policy"),
+    *("arm", "baseline", "class", "metric", "rule", "unit", "num_seeds", "num_pairs", "num_undefined"),
+    *("mean_difference", "low", "high", "wins", "ties", "losses", "effect_rank_biserial", "effect_d"),
+    *("p_wilcoxon", "p_permutation", "p_holm", "note", "empty_policy"),
 )
 
 
-def compare(scores: pd.DataFrame, *, baseline: str, policy: EmptyPolicy, seed: int = 0) -> pd.DataFrame:
+@dataclass(frozen=True, slots=True)
+class _Paired:
+    """Arm minus baseline of one class and metric."""
+
+    arm: str
+    class_name: str
+    metric: Metric
+    differences: Differences
+    """One per unit, NaN where either score is undefined."""
+    units: pd.Index
+
+
+def compare(
+    scores: pd.DataFrame,
+    *,
+    baseline: str,
+    policy: EmptyPolicy,
+    metrics: Collection[str] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Compare every other arm with the baseline, for each class and metric.
 
     Args:
-        scores: as `read_scores` gives them; every arm has the same cases of each class.
+        scores: as `read_scores` gives them; every arm has the same cases of each class, with the same seeds.
         baseline: name of the arm that the others are compared with.
-        policy: applied first; pairs with a value that is still undefined are left out and counted.
-        seed: of the bootstrap; every row starts from it anew, so a row does not depend on its neighbours.
+        policy: applied first; units whose difference is still undefined are left out and counted.
+        metrics: columns to compare; by default Dice, HD95 and NSD at every tolerance.
+        seed: of bootstrap and permutations; every row starts from it anew, so a row does not depend on its neighbours.
 
     Returns:
-        One row per arm, class and metric: `rule` of the arm, `tolerance_mm`, `num_pairs`, `num_undefined`,
-        `mean_difference` (arm minus baseline, in the unit of the metric) with the limits `low` and `high` of its 95 %
-        interval (BCa bootstrap over cases), `wins`, `ties`, `losses` of the arm (a smaller HD95 wins), `p_wilcoxon`
-        (signed-rank, two-sided; 1 where all differences are 0), `p_holm` (corrected over the whole table), `note`
-        (why an interval or p-value is undefined), `empty_policy`.
+        One row per arm, class and metric: `rule` of the arm, `unit` (patient or case), `num_seeds`, `num_pairs` of
+        units, `num_undefined`, `mean_difference` (arm minus baseline, in the unit of the metric) with the limits `low`
+        and `high` of its 95 % interval (BCa bootstrap over units), `wins`, `ties`, `losses` of the arm, the effect
+        sizes `effect_rank_biserial` (matched pairs, in -1 to 1) and `effect_d` (mean over standard deviation), positive
+        where the arm is better, `p_wilcoxon` (signed-rank) and `p_permutation` (signs of the differences, mean as
+        statistic), both two-sided, `p_holm` (the former corrected over the whole table), `note` (why something is
+        undefined), `empty_policy`.
 
     Raises:
-        ConfigurationError: the baseline is not among the arms.
-        ParityError: a case scored twice, or arms that differ in their cases or NSD tolerance.
+        ConfigurationError: the baseline is not among the arms, there is no other, or a metric was not scored.
+        ParityError: something scored twice, or arms that differ in their cases, seeds or tolerances.
 
     Source:
         Efron, Better bootstrap confidence intervals, JASA 82, 1987. Pratt, Remarks on zeros and ties in the Wilcoxon
-        signed rank procedures, JASA 54, 1959.
+        signed rank procedures, JASA 54, 1959. Kerby, The simple difference formula, Compr. Psychol. 3, 2014.
     """
     _require_parity(scores, baseline)
+    chosen = _chosen(scores, metrics)
+    filled = policy.apply(scores)
     rows = [
         {
-            "arm": arm,
+            "arm": each.arm,
             "baseline": baseline,
-            "class": class_name,
-            "metric": metric,
-            **_settings(scores[(scores["arm"] == arm) & (scores["class"] == class_name)]),
-            **_compare_pairs(differences, smaller_is_better=metric in _SMALLER_IS_BETTER, seed=seed),
+            "class": each.class_name,
+            "metric": each.metric.column,
+            **_settings(scores[(scores["arm"] == each.arm) & (scores["class"] == each.class_name)]),
+            **_compare_pairs(each, seed=seed),
         }
-        for arm, class_name, metric, differences in _differences(policy.apply(scores), baseline)
+        for each in _pairs(filled, baseline, chosen)
     ]
     table = pd.DataFrame(rows, columns=list(_COLUMNS)).assign(empty_policy=policy.name)
     return table.assign(p_holm=holm(table["p_wilcoxon"].to_numpy(float)))
+
+
+def compare_by(scores: pd.DataFrame, *, baseline: str, policy: EmptyPolicy, by: str) -> pd.DataFrame:
+    """The same mean differences within bands: by `fold`, or by `size` of the lesions. No tests: bands are for looking.
+
+    Args:
+        scores: as for `compare`.
+        baseline: name of the arm that the others are compared with.
+        policy: applied first.
+        by: `fold`; or `size`, thirds of the cases with a lesion by its volume, and those without.
+
+    Returns:
+        One row per arm, class, metric and band: `num_pairs`, `mean_difference`, `wins`, `ties`, `losses`.
+
+    Raises:
+        ConfigurationError: as for `compare`, or another band.
+        ParityError: as for `compare`.
+    """
+    _require_parity(scores, baseline)
+    if by not in ("fold", "size"):
+        raise ConfigurationError(f"bands are by fold or by size, not by {by!r}")
+    rows = []
+    for class_name, group in policy.apply(scores).groupby("class"):
+        bands = group["fold"] if by == "fold" else _size_bands(group, baseline)
+        for band, within in group.groupby(bands, sort=True, observed=True):
+            for each in _pairs(within, baseline, _chosen(scores, None)):
+                counted = _count(each.differences, each.metric)
+                rows.append(
+                    {"arm": each.arm, "class": class_name, "metric": each.metric.column, "band": str(band), **counted}
+                )
+    columns = ["arm", "class", "metric", "band", "num_pairs", "mean_difference", "wins", "ties", "losses"]
+    return pd.DataFrame(rows, columns=columns).sort_values(["class", "arm", "metric", "band"], ignore_index=True)
+
+
+def paired_differences(scores: pd.DataFrame, *, baseline: str, arm: str, class_name: str, metric: str) -> pd.Series:
+    """Arm minus baseline by unit, for plots; NaN where undefined. Apply the empty policy before."""
+    of_class = scores[(scores["class"] == class_name) & scores["arm"].isin([arm, baseline])]
+    (each,) = _pairs(of_class, baseline, _chosen(scores, [metric]))
+    return pd.Series(each.differences, index=each.units, name="difference")
 
 
 def holm(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
@@ -83,8 +155,8 @@ def holm(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
 
 def bootstrap_interval(differences: Differences, *, seed: int) -> tuple[float, float, str]:
     """95 % BCa interval of the mean, and a note: empty, or the reason why the limits are NaN."""
-    if differences.size < 3:
-        return np.nan, np.nan, "no interval: fewer than 3 pairs"
+    if differences.size < FEWEST_UNITS:
+        return np.nan, np.nan, f"no interval: fewer than {FEWEST_UNITS} pairs"
     if np.ptp(differences) <= 1e-12 * np.abs(differences).max():
         return np.nan, np.nan, "no interval: all differences are equal"
     with warnings.catch_warnings():
@@ -114,64 +186,157 @@ def wilcoxon_p(differences: Differences) -> float:
     return float(stats.wilcoxon(differences, zero_method=ZERO_METHOD).pvalue)
 
 
+def permutation_p(differences: Differences, *, seed: int) -> float:
+    """Two-sided p of the mean under random signs, exact where all of them can be tried; NaN without pairs."""
+    if not differences.size:
+        return np.nan
+    if not differences.any():
+        return 1.0
+    result = stats.permutation_test(
+        (differences,),
+        lambda values, axis: np.mean(values, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=NUM_RESAMPLES,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def rank_biserial(differences: Differences) -> float:
+    """Ranks of positive differences minus those of negative ones, over all ranks; zeros are ranked, then dropped.
+
+    Returns:
+        -1 to 1; NaN where no difference is other than 0.
+    """
+    ranks = stats.rankdata(np.abs(differences))[differences != 0] if differences.size else np.zeros(0)
+    if not ranks.size:
+        return np.nan
+    return float((ranks * np.sign(differences[differences != 0])).sum() / ranks.sum())
+
+
+def _chosen(scores: pd.DataFrame, metrics: Collection[str] | None) -> list[Metric]:
+    scored = {metric.column: metric for metric in metrics_in(scores.columns)}
+    if metrics is None:
+        return [m for name, m in scored.items() if name in COMPARED or name.startswith("nsd_")]
+    if unknown := [name for name in metrics if name not in scored]:
+        raise ConfigurationError(f"{', '.join(unknown)} was not scored; there are {', '.join(scored)}")
+    return [scored[name] for name in metrics]
+
+
 def _require_parity(scores: pd.DataFrame, baseline: str) -> None:
     arms = sorted(scores["arm"].unique())
     if baseline not in arms:
         raise ConfigurationError(f"baseline {baseline!r} is not among the arms {', '.join(arms)}")
-    twice = scores[scores.duplicated(["arm", "case", "class"])]
+    if len(arms) == 1:
+        raise ConfigurationError(f"{baseline!r} is the only arm that is scored; predict and evaluate another one")
+    twice = scores[scores.duplicated(["arm", "case", "class", "seed"])]
     if len(twice):
         arm, case, name = twice.iloc[0][["arm", "case", "class"]]
         raise ParityError(
             f"{case}: class {name!r} is scored more than once in arm {arm!r} ({len(twice)} such rows in all); "
-            "keep one fold and one rule per case"
+            "keep one fold and one rule per case and seed"
         )
     for name, group in scores.groupby("class"):
         _require_same_cases(group, baseline, str(name), arms)
-        tolerances = sorted(group["tolerance_mm"].unique().tolist())
-        if len(tolerances) > 1:
-            raise ParityError(f"class {name!r} is scored at NSD tolerances {tolerances} mm; use one for all arms")
+        for metric in metrics_in(group.columns):
+            scored = {str(arm) for arm, of_arm in group.groupby("arm") if of_arm[metric.column].notna().any()}
+            if metric.column.startswith(("nsd_", "border_nsd_")) and 0 < len(scored) < len(arms):
+                lacking = ", ".join(sorted(set(arms) - scored))
+                raise ParityError(
+                    f"class {name!r}: {metric.label} is scored in some arms, not in {lacking}; score again"
+                )
 
 
-def _require_same_cases(scores: pd.DataFrame, baseline: str, class_name: str, arms: list[str]) -> None:
-    expected = set(scores.loc[scores["arm"] == baseline, "case"])
+def _require_same_cases(scores: pd.DataFrame, baseline: str, class_name: str, arms: Sequence[str]) -> None:
+    def scored(arm: str) -> set[tuple[str, str]]:
+        return set(scores.loc[scores["arm"] == arm, ["case", "seed"]].itertuples(index=False, name=None))
+
+    expected = scored(baseline)
     for arm in arms:
-        cases = set(scores.loc[scores["arm"] == arm, "case"])
+        found = scored(arm)
         clauses = [
-            f"{there!r} lacks {', '.join(sorted(lacking))}"
-            for there, lacking in ((arm, expected - cases), (baseline, cases - expected))
+            f"{there!r} lacks {', '.join(sorted({_told(each, found | expected) for each in lacking}))}"
+            for there, lacking in ((arm, expected - found), (baseline, found - expected))
             if lacking
         ]
         if clauses:
             raise ParityError(f"class {class_name!r}: {'; '.join(clauses)}; score the same cases in every arm")
 
 
-def _differences(scores: pd.DataFrame, baseline: str) -> Iterator[tuple[str, str, str, Differences]]:
-    """Arm, class, metric and arm minus baseline for each case, all in the order of their names."""
+def _told(scored: tuple[str, str], everything: set[tuple[str, str]]) -> str:
+    """A case, with its seed where there are several."""
+    case, seed = scored
+    return case if len({other for _, other in everything}) == 1 else f"{case} (seed {seed})"
+
+
+def _pairs(scores: pd.DataFrame, baseline: str, metrics: Sequence[Metric]) -> Iterator[_Paired]:
+    """Arm minus baseline for each unit, all in the order of their names."""
+    unit = _unit(scores)
     for class_name, group in scores.groupby("class"):
-        values = group.pivot(index="case", columns="arm", values=list(METRICS))  # noqa: PD010  would average duplicates
+        columns = [metric.column for metric in metrics]
+        values = group.set_index(["arm", "case", "seed"])[columns].unstack("arm")  # noqa: PD010  nothing to average
+        units = group.drop_duplicates("case").set_index("case")[unit if unit != "case" else "arm"]
         for arm in sorted(set(group["arm"]) - {baseline}):
-            for metric in METRICS:
-                differences = values[metric][arm] - values[metric][baseline]
-                yield arm, str(class_name), metric, differences.to_numpy(float)
+            for metric in metrics:
+                difference = values[metric.column][arm] - values[metric.column][baseline]
+                by_case = difference.groupby(level="case").mean()
+                of_units = by_case if unit == "case" else by_case.groupby(units.reindex(by_case.index)).mean()
+                yield _Paired(arm, str(class_name), metric, of_units.to_numpy(float), of_units.index)
 
 
-def _settings(scores: pd.DataFrame) -> dict[str, str | float]:
-    return {"rule": " and ".join(sorted(scores["rule"].unique())), "tolerance_mm": scores["tolerance_mm"].iloc[0]}
+def _unit(scores: pd.DataFrame) -> str:
+    """`group` where the scores name patients, else `case`."""
+    return "group" if "group" in scores and (scores["group"].fillna("") != "").all() else "case"
 
 
-def _compare_pairs(differences: Differences, *, smaller_is_better: bool, seed: int) -> dict[str, float | int | str]:
-    defined = differences[~np.isnan(differences)]
-    gains = -defined if smaller_is_better else defined
-    low, high, note = bootstrap_interval(defined, seed=seed)
+def _settings(scores: pd.DataFrame) -> dict[str, str | int]:
     return {
-        "num_pairs": defined.size,
-        "num_undefined": differences.size - defined.size,
-        "mean_difference": float(defined.mean()) if defined.size else np.nan,
+        "rule": " and ".join(sorted(scores["rule"].unique())),
+        "unit": "patient" if _unit(scores) == "group" else "case",
+        "num_seeds": int(scores["seed"].nunique()),
+    }
+
+
+def _compare_pairs(paired: _Paired, *, seed: int) -> dict[str, float | int | str]:
+    defined = paired.differences[~np.isnan(paired.differences)]
+    gains = -defined if paired.metric.better == "lower" else defined
+    low, high, note = bootstrap_interval(defined, seed=seed)
+    spread = float(defined.std(ddof=1)) if defined.size > 1 else 0.0
+    return {
+        **_count(paired.differences, paired.metric),
+        "num_undefined": paired.differences.size - defined.size,
         "low": low,
         "high": high,
+        "effect_rank_biserial": rank_biserial(gains),
+        "effect_d": float(gains.mean()) / spread if spread else np.nan,
+        "p_wilcoxon": wilcoxon_p(defined),
+        "p_permutation": permutation_p(defined, seed=seed),
+        "note": note,
+    }
+
+
+def _count(differences: Differences, metric: Metric) -> dict[str, float | int]:
+    defined = differences[~np.isnan(differences)]
+    gains = -defined if metric.better == "lower" else defined
+    return {
+        "num_pairs": defined.size,
+        "mean_difference": float(defined.mean()) if defined.size else np.nan,
         "wins": int((gains > 0).sum()),
         "ties": int((gains == 0).sum()),
         "losses": int((gains < 0).sum()),
-        "p_wilcoxon": wilcoxon_p(defined),
-        "note": note,
     }
+
+
+def _size_bands(group: pd.DataFrame, baseline: str) -> pd.Series:
+    """Band of each row, by the volume of its case's reference."""
+    volumes = group[group["arm"] == baseline].drop_duplicates("case").set_index("case")["reference_ml"]
+    present = volumes[volumes > 0]
+    low, high = (present.quantile(share) for share in (1 / 3, 2 / 3)) if len(present) else (0.0, 0.0)
+    names = {"0 none": volumes == 0, f"1 up to {low:.3g} mL": (volumes > 0) & (volumes <= low)}
+    names[f"2 up to {high:.3g} mL"] = (volumes > low) & (volumes <= high)
+    names["3 larger"] = volumes > high
+    bands = pd.Series("", index=volumes.index)
+    for name, is_inside in names.items():
+        bands[is_inside] = name
+    return group["case"].map(bands)

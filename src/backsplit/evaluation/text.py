@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-_SETTINGS = ("baseline", "rule", "tolerance_mm", "empty_policy")
+_SETTINGS = ("baseline", "rule", "unit", "num_seeds", "empty_policy")
 
 
 def format_table(table: pd.DataFrame) -> str:

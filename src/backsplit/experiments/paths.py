@@ -65,6 +65,21 @@ class Workspace:
         return self.root / "scores" / "scores.csv"
 
     @property
+    def lesions(self) -> Path:
+        """One row per lesion of an arm, case and class."""
+        return self.root / "scores" / "lesions.csv"
+
+    @property
+    def score_records(self) -> Path:
+        """What was scored of each case, one folder per arm."""
+        return self.root / "scores" / "records"
+
+    @property
+    def breakdown(self) -> Path:
+        """Differences by fold and by lesion size."""
+        return self.root / "scores" / "breakdown.csv"
+
+    @property
     def summary(self) -> Path:
         """One row per arm and class."""
         return self.root / "scores" / "summary.csv"

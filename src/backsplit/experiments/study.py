@@ -12,29 +12,22 @@ from backsplit import cases
 from backsplit.cases import Case, Cohort
 from backsplit.composition import compose
 from backsplit.datasets.nnunet import images_in
-from backsplit.errors import CohortError, ConfigurationError, GeometryError, ParityError
+from backsplit.errors import ConfigurationError, ParityError
 from backsplit.evaluation import (
     POLICIES,
     EmptyPolicy,
-    Score,
-    Subject,
     read_scores,
-    score_label_maps,
-    summarise,
-    write_scores,
     write_table,
 )
 from backsplit.evaluation import compare as compare_scores
 from backsplit.experiments.paths import Workspace
 from backsplit.files import write_json
-from backsplit.labels import LabelScheme, clear_ignored, to_target
+from backsplit.labels import LabelScheme
 from backsplit.nnunet.arms import check_parity
 from backsplit.nnunet.dataset import scheme_of
 from backsplit.nnunet.folders import Folders
 from backsplit.nnunet.prediction import read_plans, read_predictions
 from backsplit.nnunet.training import find_model
-from backsplit.progress import track
-from backsplit.volume import read_labels
 
 
 def nnunet_folders(workspace: Workspace) -> Folders:
@@ -115,32 +108,6 @@ def input_cases(source: Path, channels: Sequence[str]) -> tuple[Case, ...]:
     return images_in(source, channels)
 
 
-def evaluate(workspace: Workspace, *, tolerance_mm: float, policy: EmptyPolicy) -> pd.DataFrame:
-    """Score every predicted case of every arm; write `scores.csv` and `summary.csv`, return the summary.
-
-    Raises:
-        ConfigurationError: no predictions, a tolerance that is not positive, or predictions of all classes.
-        ParityError: arms predicted cases of different cohorts.
-        CohortError: a predicted case has no reference labels, or its prediction is missing.
-    """
-    if not 0 < tolerance_mm < float("inf"):
-        raise ConfigurationError(f"--tolerance-mm must be a distance above 0 mm, got {tolerance_mm}")
-    manifests = predicted_arms(workspace)
-    cohort = cases.read(Path(_same(manifests, "cohort")))
-    jobs = [(arm, name) for arm, manifest in manifests.items() for name in manifest["cases"]]
-    scores: list[Score] = []
-    for arm, name in track(jobs, "scored"):
-        manifest = manifests[arm]
-        subject = Subject(arm=arm, fold=manifest["cases"][name], case=name, rule=manifest["rule"])
-        file = workspace.predictions_of(arm) / f"{name}.nii.gz"
-        scores += _score_case(cohort, cohort.case(name), file, subject, tolerance_mm)
-    write_scores(scores, workspace.scores)
-    write_json({"cohort": _same(manifests, "cohort"), "empty_policy": policy.name}, workspace.study)
-    summary = summarise(read_scores(workspace.scores), policy)
-    write_table(summary, workspace.summary)
-    return summary
-
-
 def compare(workspace: Workspace, *, baseline: str, without: Collection[str] = ()) -> pd.DataFrame:
     """Compare all arms with the baseline, case by case; write `comparison.csv`, return it.
 
@@ -176,7 +143,7 @@ def check_prediction(manifests: Mapping[str, Mapping[str, Any]]) -> None:
         ParityError: names the difference.
     """
     for key in ("mirroring", "step_size", "rule"):
-        _same(manifests, key)
+        same_in_all(manifests, key)
 
 
 def evaluated_policy(workspace: Workspace) -> EmptyPolicy:
@@ -220,31 +187,15 @@ def predicted_arms(workspace: Workspace) -> dict[str, dict[str, Any]]:
     return manifests
 
 
-def _same(manifests: Mapping[str, Mapping[str, Any]], key: str) -> Any:  # noqa: ANN401  a JSON value
+def same_in_all(manifests: Mapping[str, Mapping[str, Any]], key: str) -> Any:  # noqa: ANN401  a JSON value
+    """What all manifests of predictions say under a key.
+
+    Raises:
+        ParityError: they differ.
+    """
     values = {arm: manifest[key] for arm, manifest in manifests.items()}
     first = next(iter(values.values()))
     if any(value != first for value in values.values()):
         told = ", ".join(f"{arm}: {value}" for arm, value in values.items())
         raise ParityError(f"arms differ in the {key} of their predictions ({told}); predict one of them again")
     return first
-
-
-def _score_case(cohort: Cohort, case: Case, file: Path, subject: Subject, tolerance_mm: float) -> list[Score]:
-    scheme = scheme_of(cohort)
-    if case.labels is None:
-        raise CohortError(f"{case.name}: no reference labels in cohort {cohort.name!r}; it cannot be scored")
-    if not file.exists():
-        raise CohortError(f"{case.name}: no prediction {file}; run `backsplit predict` again, it goes on from here")
-    reference, prediction = read_labels(case.labels), read_labels(file)
-    if difference := reference.grid.difference(prediction.grid):
-        raise GeometryError(f"{case.name}: reference and prediction differ: {difference}; predict the case again")
-    keep = to_target(num_targets=scheme.num_targets, num_fine=scheme.num_classes)
-    fine, predicted = clear_ignored(reference.voxels, prediction.voxels, ignore=cohort.ignore)
-    return score_label_maps(
-        predicted,
-        keep.of_labels(fine),
-        subject=subject,
-        classes=dict(enumerate(scheme.targets, start=1)),
-        spacing_mm=reference.grid.spacing_mm,
-        tolerance_mm=tolerance_mm,
-    )

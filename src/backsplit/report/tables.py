@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from backsplit.evaluation import DISTANCES, Metric, metric_of
 from backsplit.report.page import Cell, Table
 from backsplit.report.wording import Difference, count, decimals, interval, p_text
 
-METRIC_NAMES = {"dice": "Dice", "hd95_mm": "HD95, mm", "nsd": "NSD"}
 RULES = {
     "argmax": "Rule argmax: the most probable fine class of a voxel, merged to target or rest afterwards.",
     "pooled": "Rule pooled: probabilities are pooled over target and rest first, then the larger one wins.",
@@ -16,10 +16,11 @@ RULES = {
 
 def score_table(summary: pd.DataFrame, policy: str) -> Table:
     """Means over the cases, arm by arm; medians and the number of undefined values in small print."""
+    shown = [m for m in (metric_of(column.removeprefix("mean_")) for column in summary.columns) if m and _is_shown(m)]
     rules = [RULES[rule] for rule in summary["rule"].astype(str).unique() if rule in RULES]
     return Table(
-        columns=("Arm", "Class", "Cases", *METRIC_NAMES.values(), "Missed", "False alarms"),
-        rows=tuple(_score_row(row) for _, row in summary.iterrows()),
+        columns=("Arm", "Class", "Cases", *(metric.label for metric in shown), "Missed", "False alarms"),
+        rows=tuple(_score_row(row, shown) for _, row in summary.iterrows()),
         notes=(
             "Means over the cases. Missed: cases with a reference and no prediction; false alarms: the reverse.",
             policy,
@@ -37,7 +38,8 @@ def comparison_table(comparison: pd.DataFrame, policy: str) -> Table:
         rows=tuple(_comparison_row(row) for _, row in comparison.iterrows()),
         notes=(
             "Differences are means of arm minus baseline, paired case by case: for Dice and NSD above zero is better, "
-            "for HD95 below zero. A win is a case on which the arm is better. Intervals: bootstrap over cases. "
+            "for HD95 below zero. A win is a case, or a patient with several, on which the arm is better; seeds are "
+            "averaged first. Intervals: BCa bootstrap over these. "
             "Wilcoxon p: signed-rank test, two-sided; Holm p: corrected for all rows of this table.",
             policy,
         ),
@@ -63,12 +65,12 @@ def dice_differences(comparison: pd.DataFrame, folds: Sequence[str]) -> tuple[Di
     )
 
 
-def _score_row(row: pd.Series) -> tuple[Cell, ...]:
+def _score_row(row: pd.Series, shown: Sequence[Metric]) -> tuple[Cell, ...]:
     return (
         Cell(str(row["arm"]), f"rule {row['rule']}"),
         Cell(str(row["class"])),
         Cell(str(row["num_cases"])),
-        *(_score_cell(row, metric) for metric in METRIC_NAMES),
+        *(_score_cell(row, metric.column) for metric in shown),
         Cell(str(row["num_missed"])),
         Cell(str(row["num_false_alarms"])),
     )
@@ -77,8 +79,6 @@ def _score_row(row: pd.Series) -> tuple[Cell, ...]:
 def _score_cell(row: pd.Series, metric: str) -> Cell:
     digits = _digits(metric)
     parts = [f"median {decimals(row[f'median_{metric}'], digits)}"]
-    if metric == "nsd":
-        parts.append(f"at {row['tolerance_mm']:g} mm")
     if num_undefined := int(row[f"num_undefined_{metric}"]):
         parts.append(f"{num_undefined} undefined")
     return Cell(decimals(row[f"mean_{metric}"], digits), ", ".join(parts))
@@ -92,7 +92,7 @@ def _comparison_row(row: pd.Series) -> tuple[Cell, ...]:
     return (
         Cell(str(row["arm"]), f"minus {row['baseline']}"),
         Cell(str(row["class"])),
-        Cell(METRIC_NAMES[row["metric"]]),
+        Cell(_label(row["metric"])),
         Cell(decimals(row["mean_difference"], digits, signed=True), f"{pairs}{undefined}"),
         Cell(interval(row["low"], row["high"], digits), note),
         Cell(f"{int(row['wins'])} / {int(row['ties'])} / {int(row['losses'])}"),
@@ -101,5 +101,15 @@ def _comparison_row(row: pd.Series) -> tuple[Cell, ...]:
     )
 
 
+def _label(column: str) -> str:
+    metric = metric_of(column)
+    return column if metric is None else metric.label
+
+
+def _is_shown(metric: Metric) -> bool:
+    """The table of a page has room for the paper's three metrics; the others are in the files beside it."""
+    return metric.column in ("dice", "hd95_mm") or metric.column.startswith("nsd_")
+
+
 def _digits(metric: str) -> int:
-    return 1 if metric == "hd95_mm" else 3
+    return 1 if metric in DISTANCES else 3

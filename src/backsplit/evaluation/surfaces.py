@@ -1,4 +1,4 @@
-"""Scores of one mask against another: voxels and surfaces are touched once, the rest is arithmetic.
+"""Distances between the surfaces of two masks: surfaces are touched once, the rest is arithmetic.
 
 Surfaces are made of elements as in DeepMind's `surface-distance` 0.1, and every score weights an element by its area:
 Nikolov et al., Clinically applicable segmentation of head and neck anatomy for radiotherapy, J. Med. Internet Res.
@@ -9,27 +9,17 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 
 from backsplit.arrays import Mask, Spacing
 from backsplit.errors import ConfigurationError, GeometryError
+from backsplit.evaluation.overlap import ReferenceMask, require_one_shape
 from backsplit.evaluation.surface_elements import FULL, element_areas_mm2, neighbour_codes
 
-ReferenceMask = Bool[np.ndarray, "reference_x reference_y reference_z"]
-"""A mask whose shape should be that of the prediction; a user may bring another, which is a `GeometryError`."""
 _DENSE_CORNERS_PER_ELEMENT = 50
 """Up to here a distance transform of the joint bounding box is quick; beyond, lesions lie far apart in a large box."""
-
-
-@dataclass(frozen=True, slots=True)
-class Overlap:
-    """Voxel counts of two masks."""
-
-    num_both: int
-    num_prediction: int
-    num_reference: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,26 +44,6 @@ class _Surface:
     """Areas of the elements, in the order of `np.argwhere(is_element)`."""
 
 
-def count_overlap(prediction: Mask, reference: ReferenceMask) -> Overlap:
-    """Count the voxels of each mask and of their intersection.
-
-    Raises:
-        GeometryError: the masks differ in shape.
-    """
-    _require_one_shape(prediction, reference)
-    return Overlap(
-        num_both=int(np.count_nonzero(prediction & reference)),
-        num_prediction=int(np.count_nonzero(prediction)),
-        num_reference=int(np.count_nonzero(reference)),
-    )
-
-
-def dice(overlap: Overlap) -> float:
-    """Twice the intersection over the sum of sizes, in [0, 1]; NaN when both masks are empty, 0 when one is."""
-    num_voxels = overlap.num_prediction + overlap.num_reference
-    return 2 * overlap.num_both / num_voxels if num_voxels else math.nan
-
-
 def surface_distances(prediction: Mask, reference: ReferenceMask, *, spacing_mm: Spacing) -> SurfaceDistances:
     """Distances between the surfaces of two masks, both ways, between the corner points that elements lie at.
 
@@ -82,7 +52,7 @@ def surface_distances(prediction: Mask, reference: ReferenceMask, *, spacing_mm:
     Raises:
         GeometryError: the masks differ in shape, or the spacing is not positive.
     """
-    _require_one_shape(prediction, reference)
+    require_one_shape(prediction, reference)
     if not all(0 < length < math.inf for length in spacing_mm):
         raise GeometryError(f"voxel spacing must be three positive lengths in mm, got {spacing_mm}")
     box = _bounding_box(prediction | reference)
@@ -118,6 +88,15 @@ def hausdorff_mm(surfaces: SurfaceDistances, *, percentile: float) -> float:
     )
 
 
+def average_surface_distance_mm(surfaces: SurfaceDistances) -> float:
+    """ASSD in mm: the mean of the two directed averages, elements weighted by area; NaN when either mask is empty."""
+    if not (surfaces.prediction_areas_mm2.size and surfaces.reference_areas_mm2.size):
+        return math.nan
+    there = np.average(surfaces.prediction_to_reference_mm, weights=surfaces.prediction_areas_mm2)
+    back = np.average(surfaces.reference_to_prediction_mm, weights=surfaces.reference_areas_mm2)
+    return float(there + back) / 2
+
+
 def normalised_surface_dice(surfaces: SurfaceDistances, *, tolerance_mm: float) -> float:
     """Share of both surfaces, by area, that lies within `tolerance_mm` of the other surface; in [0, 1].
 
@@ -138,13 +117,6 @@ def normalised_surface_dice(surfaces: SurfaceDistances, *, tolerance_mm: float) 
         surfaces.prediction_areas_mm2[near_prediction].sum() + surfaces.reference_areas_mm2[near_reference].sum()
     )
     return float(within_mm2 / total_mm2)
-
-
-def _require_one_shape(prediction: Mask, reference: ReferenceMask) -> None:
-    if prediction.shape != reference.shape:
-        raise GeometryError(
-            f"prediction has shape {prediction.shape}, reference {reference.shape}; bring both to one grid first"
-        )
 
 
 def _bounding_box(mask: Mask) -> tuple[slice, slice, slice]:

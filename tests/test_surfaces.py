@@ -19,10 +19,10 @@ from backsplit.evaluation import (
     count_overlap,
     dice,
     hausdorff_mm,
-    metrics,
     normalised_surface_dice,
     surface_distances,
 )
+from backsplit.evaluation import surfaces as surfaces_module
 from backsplit.evaluation.surface_elements import element_areas_mm2
 
 pytestmark = pytest.mark.filterwarnings(
@@ -103,7 +103,7 @@ def test_agrees_with_deepmind_on_kidney_cysts(name: str, real_data: Path):
 def test_tree_and_transform_measure_the_same(seed):
     prediction, reference, spacing_mm = random_pair(seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "_DENSE_CORNERS_PER_ELEMENT", 0)
+        patch.setattr(surfaces_module, "_DENSE_CORNERS_PER_ELEMENT", 0)
         by_tree = surface_distances(prediction, reference, spacing_mm=spacing_mm)
     by_transform = surface_distances(prediction, reference, spacing_mm=spacing_mm)
     np.testing.assert_allclose(by_tree.prediction_to_reference_mm, by_transform.prediction_to_reference_mm, atol=1e-12)

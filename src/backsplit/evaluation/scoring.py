@@ -1,0 +1,174 @@
+"""All scores of one case: each class is cut out once, and everything is computed on what was cut out."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Integer
+from scipy.ndimage import find_objects
+
+from backsplit.arrays import LabelMap, Mask, Spacing
+from backsplit.errors import ConfigurationError, GeometryError, LabelError
+from backsplit.evaluation import border, lesions, overlap, surfaces
+from backsplit.evaluation.definitions import nsd_column
+
+ReferenceLabels = Integer[np.ndarray, "reference_x reference_y reference_z"]
+"""A label map whose shape should be that of the prediction; a user may bring another, which is a `GeometryError`."""
+Row = dict[str, str | float]
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How scores are made; the same for all arms of a comparison.
+
+    Raises:
+        ConfigurationError: no tolerance, one that is not above 0 mm or comes twice, or lesions of less than a voxel.
+    """
+
+    tolerances_mm: tuple[float, ...]
+    """Accepted surface deviations for NSD; clinical choices, so they have no default."""
+    min_lesion_voxels: int = 1
+    """Components of fewer voxels are no lesions."""
+    border: bool = False
+    """Also score by border voxels, as MONAI does."""
+
+    def __post_init__(self) -> None:
+        if not self.tolerances_mm or not all(0 < tolerance < math.inf for tolerance in self.tolerances_mm):
+            raise ConfigurationError(f"--tolerance-mm must be distances above 0 mm, got {self.tolerances_mm}")
+        if len({nsd_column(tolerance) for tolerance in self.tolerances_mm}) < len(self.tolerances_mm):
+            raise ConfigurationError(f"--tolerance-mm names one twice: {self.tolerances_mm}")
+        if self.min_lesion_voxels < 1:
+            raise ConfigurationError(f"--min-lesion-voxels must be 1 or more, got {self.min_lesion_voxels}")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What was scored."""
+
+    arm: str
+    fold: str
+    """`0`, `1`, ... or `all`."""
+    case: str
+    rule: str
+    """How fine classes became targets: `argmax` (then merge) or `pooled` (merge, then argmax)."""
+    seed: str = "0"
+    """Of the training."""
+    group: str = ""
+    """Patient."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseScores:
+    """Rows of the two tables of one case."""
+
+    scores: list[Row]
+    """One per class."""
+    lesions: list[Row]
+    """One per reference lesion and per false predicted one."""
+
+
+def score_label_maps(
+    prediction: LabelMap,
+    reference: ReferenceLabels,
+    *,
+    subject: Subject,
+    classes: Mapping[int, str],
+    spacing_mm: Spacing,
+    scoring: Scoring,
+) -> CaseScores:
+    """Score several classes; the volumes are read once, each class only inside the box that holds it.
+
+    Args:
+        prediction: label map.
+        reference: label map on the same grid.
+        subject: whose scores they are, for the rows.
+        classes: label value (1 or more) to class name; other values in the maps are not scored.
+        spacing_mm: edge lengths of a voxel, in the order of the array axes.
+        scoring: tolerances and definitions.
+
+    Returns:
+        Rows in the order of `classes`.
+
+    Raises:
+        GeometryError: the maps differ in shape.
+        LabelError: a label value below 1 is to be scored.
+    """
+    if prediction.shape != reference.shape:
+        raise GeometryError(
+            f"{subject.case}: prediction has shape {prediction.shape}, reference {reference.shape}; "
+            "bring both to one grid first"
+        )
+    if min(classes, default=1) < 1:
+        raise LabelError(f"classes to score have label values of 1 or more, got {sorted(classes)}")
+    boxes = [_boxes(labels, max(classes, default=1)) for labels in (prediction, reference)]
+    diagonal_mm = math.hypot(*(length * edge for length, edge in zip(reference.shape, spacing_mm, strict=True)))
+    told, found = asdict(subject), CaseScores([], [])
+    for value, name in classes.items():
+        box = _joint_box(boxes[0][value - 1], boxes[1][value - 1])
+        masks = (prediction[box] == value, reference[box] == value)
+        counted = lesions.count_lesions(*masks, min_voxels=scoring.min_lesion_voxels)
+        values = _score_masks(*masks, spacing_mm, scoring) | lesions.lesion_scores(
+            counted, voxel_ml=math.prod(spacing_mm) / 1000
+        )
+        found.scores.append({**told, "class": name, **values, "diagonal_mm": diagonal_mm})
+        found.lesions.extend({**told, "class": name, **row} for row in _lesion_rows(counted, spacing_mm))
+    return found
+
+
+def _score_masks(prediction: Mask, reference: Mask, spacing_mm: Spacing, scoring: Scoring) -> dict[str, float]:
+    counts = overlap.count_overlap(prediction, reference)
+    distances = surfaces.surface_distances(prediction, reference, spacing_mm=spacing_mm)
+    voxel_ml = math.prod(spacing_mm) / 1000
+    scores = {
+        "dice": overlap.dice(counts),
+        "iou": overlap.iou(counts),
+        "precision": overlap.precision(counts),
+        "recall": overlap.recall(counts),
+        "volume_error_ml": (counts.num_prediction - counts.num_reference) * voxel_ml,
+        "hd95_mm": surfaces.hausdorff_mm(distances, percentile=95.0),
+        "hd_mm": surfaces.hausdorff_mm(distances, percentile=100.0),
+        "assd_mm": surfaces.average_surface_distance_mm(distances),
+    }
+    for tolerance_mm in scoring.tolerances_mm:
+        score = surfaces.normalised_surface_dice(distances, tolerance_mm=tolerance_mm)
+        scores[nsd_column(tolerance_mm)] = score
+    if scoring.border:
+        scores |= _border_scores(prediction, reference, spacing_mm, scoring)
+    reference_ml, prediction_ml = counts.num_reference * voxel_ml, counts.num_prediction * voxel_ml
+    return {**scores, "reference_ml": reference_ml, "prediction_ml": prediction_ml}
+
+
+def _border_scores(prediction: Mask, reference: Mask, spacing_mm: Spacing, scoring: Scoring) -> dict[str, float]:
+    distances = border.border_distances(prediction, reference, spacing_mm=spacing_mm)
+    scores = {"border_hd95_mm": border.border_hausdorff_mm(distances, percentile=95.0)}
+    for tolerance_mm in scoring.tolerances_mm:
+        score = border.border_surface_dice(distances, tolerance_mm=tolerance_mm)
+        scores[nsd_column(tolerance_mm, border=True)] = score
+    return scores
+
+
+def _lesion_rows(counted: lesions.Lesions, spacing_mm: Spacing) -> Iterator[Row]:
+    """Reference lesions, then predicted ones that share no voxel with any."""
+    voxel_ml = math.prod(spacing_mm) / 1000
+    rows = zip(counted.reference, counted.is_detected, counted.dice, strict=True)
+    for number, (voxels, is_detected, dice) in enumerate(rows, start=1):
+        found = "yes" if is_detected else "no"
+        yield {"kind": "reference", "lesion": number, "ml": voxels * voxel_ml, "detected": found, "dice": float(dice)}
+    for number, voxels in enumerate(counted.prediction[~counted.is_true], start=1):
+        yield {"kind": "false", "lesion": number, "ml": voxels * voxel_ml, "detected": "no", "dice": 0.0}
+
+
+def _boxes(labels: LabelMap, largest: int) -> list[tuple[slice, ...] | None]:
+    """Box of each label value; files are read in Fortran order, so this goes along memory."""
+    if labels.flags.f_contiguous:
+        return [None if box is None else box[::-1] for box in find_objects(labels.T, max_label=largest)]
+    return find_objects(labels, max_label=largest)
+
+
+def _joint_box(first: tuple[slice, ...] | None, second: tuple[slice, ...] | None) -> tuple[slice, ...]:
+    """Box around two boxes, either of which may be missing; an empty box where both are."""
+    present = [box for box in (first, second) if box is not None]
+    if not present:
+        return (slice(0, 0),) * 3
+    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*present, strict=True))

@@ -1,0 +1,224 @@
+"""Overlap, border voxels and lesions: scikit-learn and MONAI as independent references, slow twins, laws, by hand."""
+
+import math
+import warnings
+
+import cc3d
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
+
+from backsplit.errors import ConfigurationError, GeometryError
+from backsplit.evaluation import (
+    Scoring,
+    Subject,
+    average_surface_distance_mm,
+    border_distances,
+    border_hausdorff_mm,
+    border_surface_dice,
+    count_lesions,
+    count_overlap,
+    dice,
+    iou,
+    lesion_scores,
+    metric_of,
+    metrics_in,
+    nsd_column,
+    precision,
+    recall,
+    score_label_maps,
+    surface_distances,
+)
+from backsplit.volume import read_labels
+
+SPACING = (0.7, 1.3, 3.0)
+masks = array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=7).flatmap(
+    lambda shape: st.tuples(*[arrays(bool, shape, elements=st.booleans(), fill=st.just(False))] * 2)
+)
+
+
+@given(masks)
+def test_overlap_is_that_of_scikit_learn(pair):
+    prediction, reference = pair
+    counts = count_overlap(prediction, reference)
+    flat = (reference.ravel(), prediction.ravel())
+    for ours, theirs, is_defined in (
+        (dice, f1_score, prediction.any() or reference.any()),
+        (iou, jaccard_score, prediction.any() or reference.any()),
+        (precision, precision_score, prediction.any()),
+        (recall, recall_score, reference.any()),
+    ):
+        if is_defined:
+            assert ours(counts) == pytest.approx(theirs(*flat, zero_division=0))
+        else:
+            assert math.isnan(ours(counts))
+
+
+def monai(prediction, reference, tolerance_mm):
+    """HD95 and NSD of MONAI, background and class as one-hot channels."""
+    one_hot = [torch.from_numpy(np.stack([~mask, mask])[None].astype(np.float32)) for mask in (prediction, reference)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        distance = compute_hausdorff_distance(*one_hot, percentile=95, spacing=SPACING)
+        share = compute_surface_dice(*one_hot, class_thresholds=[tolerance_mm], spacing=SPACING)
+    return float(distance), float(share)
+
+
+@settings(max_examples=40, deadline=None)
+@given(masks)
+def test_border_voxels_are_those_of_monai(pair):
+    prediction, reference = pair
+    assume(prediction.any() and reference.any())
+    distances = border_distances(prediction, reference, spacing_mm=SPACING)
+    expected = monai(prediction, reference, 1.5)
+    assert border_hausdorff_mm(distances, percentile=95) == pytest.approx(expected[0], abs=1e-4)
+    assert border_surface_dice(distances, tolerance_mm=1.5) == pytest.approx(expected[1], abs=1e-6)
+
+
+def test_border_of_empty_masks():
+    empty, full = np.zeros((3, 3, 3), bool), np.ones((3, 3, 3), bool)
+    one = border_distances(empty, full, spacing_mm=SPACING)
+    assert math.isnan(border_hausdorff_mm(one, percentile=95))
+    assert border_surface_dice(one, tolerance_mm=1.0) == 0
+    both = border_distances(empty, empty, spacing_mm=SPACING)
+    assert math.isnan(border_surface_dice(both, tolerance_mm=1.0))
+
+
+@given(masks)
+def test_average_distance_is_between_zero_and_the_largest(pair):
+    prediction, reference = pair
+    surfaces = surface_distances(prediction, reference, spacing_mm=SPACING)
+    average = average_surface_distance_mm(surfaces)
+    if not (prediction.any() and reference.any()):
+        assert math.isnan(average)
+        return
+    both = np.concatenate([surfaces.prediction_to_reference_mm, surfaces.reference_to_prediction_mm])
+    assert 0 <= average <= both.max()
+    assert (average == 0) == (both.max() == 0)
+
+
+def counted_slowly(prediction, reference, min_voxels):
+    """Slow twin: lesion by lesion, pair by pair."""
+    parts = []
+    for mask in (prediction, reference):
+        numbered = cc3d.connected_components(mask, connectivity=26)
+        found = [numbered == number for number in range(1, numbered.max() + 1)]
+        parts.append([lesion for lesion in found if lesion.sum() >= min_voxels])
+    predicted, referred = parts
+    detected = sum(any((one & other).any() for other in predicted) for one in referred)
+    true = sum(any((one & other).any() for other in referred) for one in predicted)
+    ious = [(one & other).sum() / (one | other).sum() for one in referred for other in predicted]
+    matched = [value for value in ious if value > 0.5]
+    false = [one for one in predicted if not any((one & other).any() for other in referred)]
+    missed = [one for one in referred if not any((one & other).any() for other in predicted)]
+    scores = []
+    for one in referred:
+        near = [other for other in predicted if (one & other).any()]
+        shared = sum((one & other).sum() for other in near)
+        scores.append(2 * shared / (one.sum() + sum(other.sum() for other in near)))
+    half = (len(referred) + len(predicted)) / 2
+    return {
+        "num_reference_lesions": len(referred),
+        "num_predicted_lesions": len(predicted),
+        "num_detected_lesions": detected,
+        "num_false_lesions": len(predicted) - true,
+        "lesion_dice": np.mean(scores) if referred else math.nan,
+        "panoptic_quality": sum(matched) / half if half else math.nan,
+        "false_positive_ml": sum(one.sum() for one in false) * 0.5,
+        "false_negative_ml": sum(one.sum() for one in missed) * 0.5,
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(masks, st.integers(1, 3))
+def test_lesions_are_counted_as_one_by_one(pair, min_voxels):
+    found = lesion_scores(count_lesions(*pair, min_voxels=min_voxels), voxel_ml=0.5)
+    for name, expected in counted_slowly(*pair, min_voxels).items():
+        assert found[name] == pytest.approx(expected, nan_ok=True), name
+
+
+def test_lesions_by_hand():
+    reference, prediction = np.zeros((12, 4, 4), bool), np.zeros((12, 4, 4), bool)
+    reference[0:2, 0:2, 0:2] = reference[4:6, 0:2, 0:2] = True
+    reference[8, 0, 0] = True
+    prediction[0:2, 0:2, 0:2] = prediction[10:12] = True
+    prediction[4, 0, 0] = True
+    found = lesion_scores(count_lesions(prediction, reference), voxel_ml=0.001)
+    assert (found["num_reference_lesions"], found["num_detected_lesions"], found["num_false_lesions"]) == (3, 2, 1)
+    assert found["lesion_sensitivity"] == found["lesion_precision"] == found["lesion_f1"] == pytest.approx(2 / 3)
+    assert found["lesion_dice"] == pytest.approx((1 + 2 / 9 + 0) / 3)
+    assert found["panoptic_quality"] == pytest.approx(1 / 3)  # one pair of IoU 1; 1 + 2/2 + 2/2 below
+    assert (found["false_positive_ml"], found["false_negative_ml"]) == (pytest.approx(0.032), pytest.approx(0.001))
+    larger = lesion_scores(count_lesions(prediction, reference, min_voxels=2), voxel_ml=0.001)
+    assert (larger["num_reference_lesions"], larger["num_predicted_lesions"]) == (2, 2)
+
+
+def test_lesions_of_nothing():
+    empty, full = np.zeros((3, 3, 3), bool), np.ones((3, 3, 3), bool)
+    neither = lesion_scores(count_lesions(empty, empty), voxel_ml=1)
+    assert all(math.isnan(neither[name]) for name in ("lesion_f1", "panoptic_quality", "lesion_sensitivity"))
+    missed = lesion_scores(count_lesions(empty, full), voxel_ml=1)
+    assert (missed["lesion_f1"], missed["panoptic_quality"], missed["false_negative_ml"]) == (0, 0, 27)
+    with pytest.raises(GeometryError, match="bring both to one grid"):
+        count_lesions(empty, full[:2])
+
+
+def test_a_case_has_a_row_per_class_and_per_lesion():
+    reference, prediction = np.zeros((2, 8, 8, 8), np.uint8)
+    reference[1:3, 1:3, 1:3], reference[5, 5, 5], prediction[1:3, 1:3, 1:3], prediction[7, 7, 7] = 1, 1, 1, 1
+    found = score_label_maps(
+        prediction,
+        reference,
+        subject=Subject("arm", "0", "a", "argmax"),
+        classes={1: "cyst", 2: "tumor"},
+        spacing_mm=(1.0, 1.0, 1.0),
+        scoring=Scoring((1.0, 2.5), border=True),
+    )
+    cyst, tumor = found.scores
+    assert [row["kind"] for row in found.lesions] == ["reference", "reference", "false"]
+    assert [row["detected"] for row in found.lesions] == ["yes", "no", "no"]
+    assert 0 < cyst["nsd_1mm"] < cyst["nsd_2.5mm"] < 1
+    assert cyst["border_nsd_1mm"] == pytest.approx(16 / 18)
+    assert math.isnan(tumor["dice"])
+    assert tumor["num_reference_lesions"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (((),), "distances above 0 mm, got"),
+        (((0.0,),), "distances above 0 mm"),
+        (((1.0, 1.0),), "names one twice"),
+        (((1.0,), 0), "--min-lesion-voxels must be 1 or more"),
+    ],
+)
+def test_scorings_that_make_no_sense(arguments, told):
+    with pytest.raises(ConfigurationError, match=told):
+        Scoring(*arguments)
+
+
+def test_columns_name_their_metric():
+    assert nsd_column(0.5) == "nsd_0.5mm"
+    assert metric_of("border_nsd_2mm").label == "NSD at 2 mm, border voxels"
+    assert metric_of("case") is None
+    assert [metric.column for metric in metrics_in(["arm", "nsd_1mm", "dice"])] == ["nsd_1mm", "dice"]
+    assert metric_of("hd95_mm").better == "lower"
+
+
+@pytest.mark.parametrize("name", ["case_00129", "case_00470"])
+def test_a_shifted_kidney_cyst(real_data, name):
+    """One voxel aside along the finest axis: counted lesions stay, overlaps and distances are those of the shift."""
+    labels = read_labels(real_data / "kits23_labels" / f"{name}.nii.gz")
+    reference = labels.voxels == 3
+    prediction = np.roll(reference, 1, axis=2)
+    counts = count_overlap(prediction, reference)
+    found = lesion_scores(count_lesions(prediction, reference), voxel_ml=labels.grid.voxel_ml)
+    assert found["num_reference_lesions"] == found["num_predicted_lesions"] > 0
+    surfaces = surface_distances(prediction, reference, spacing_mm=labels.grid.spacing_mm)
+    assert average_surface_distance_mm(surfaces) <= labels.grid.spacing_mm[2] + 1e-9
+    assert 0.3 < dice(counts) < 1
