@@ -1,6 +1,7 @@
 """Scores, comparison, page."""
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -58,10 +59,12 @@ def _main_columns(summary: "pd.DataFrame") -> "pd.DataFrame":
 
     def is_shown(column: str) -> bool:
         name = column.removeprefix("mean_").removeprefix("num_undefined_")
-        is_main = name in ("dice", "hd95_mm", "lesion_f1") or name.startswith(("nsd_", "border_"))
-        return not column.startswith("median_") and (metric_of(name) is None or is_main)
+        if metric_of(name) is None:
+            return True
+        is_main = name in ("dice", "hd95_mm", "lesion_f1") or name.startswith("nsd_")
+        return is_main and (column.startswith("mean_") or column == "num_undefined_hd95_mm")
 
-    return summary[[column for column in summary.columns if is_shown(column)]]
+    return summary[[column for column in summary.columns if not column.startswith("median_") and is_shown(column)]]
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Compare:
     """Compare arms case by case; refuses arms that were not trained under equal conditions.
 
     Example: backsplit compare --baseline binary
+
+    Example: backsplit compare --format latex --with-paper 1 > table.tex
 
     Example: backsplit compare --attribution
     """
@@ -78,6 +83,12 @@ class Compare:
     attribution: bool = False
     """Compare each rung of `backsplit train --attribution` with the rung before it, instead of arms with --baseline.
     Rungs are left out of all other comparisons: the first ones are not fair."""
+    format: Literal["text", "markdown", "latex", "csv", "html"] = "text"
+    """text: all differences, for a terminal; the others: means of each arm in a paper's layout, ready to paste."""
+    with_paper: int | None = None
+    """Number of a table of the paper to put below, in those layouts; as far as its numbers are known here."""
+    plots: bool = False
+    """Also draw scores, differences and detection, as PNG and SVG."""
     workspace: Path = DEFAULT_WORKSPACE
     """Folder of the study."""
 
@@ -88,14 +99,39 @@ class Compare:
         from backsplit.experiments.study import compare
 
         workspace = Workspace(self.workspace)
-        if not self.attribution:
-            say(format_table(compare(workspace, baseline=self.baseline, without=RUNGS)))
-            say(f"{workspace.comparison}")
+        if self.attribution:
+            say(format_table(compare_rungs(workspace)))
+            for rung, reason in left_out(workspace).items():
+                say(f"{rung} is left out: {reason}")
+            say(f"{workspace.attribution}")
             return
-        say(format_table(compare_rungs(workspace)))
-        for rung, reason in left_out(workspace).items():
-            say(f"{rung} is left out: {reason}")
-        say(f"{workspace.attribution}")
+        table = compare(workspace, baseline=self.baseline, without=RUNGS)
+        say(format_table(table) if self.format == "text" else self.laid_out(table, without=RUNGS))
+        if self.plots:
+            self.draw(workspace)
+        if self.format == "text":
+            say(f"{workspace.comparison}")
+
+    def laid_out(self, table: "pd.DataFrame", *, without: Collection[str]) -> str:
+        """The means of all arms as a paper prints them."""
+        from backsplit.evaluation import arrange, paper_numbers, read_scores, render, summarise
+        from backsplit.experiments.study import evaluated_policy
+
+        workspace = Workspace(self.workspace)
+        scores = read_scores(workspace.scores)
+        summary = summarise(scores[~scores["arm"].isin(list(without))], evaluated_policy(workspace))
+        paper = None if self.with_paper is None else paper_numbers(self.with_paper)
+        return render(arrange(summary, table, paper=paper), self.format).rstrip("\n")
+
+    def draw(self, workspace: Workspace) -> None:
+        """Draw the plots."""
+        from backsplit.evaluation import read_scores, read_table
+        from backsplit.experiments.study import evaluated_policy
+        from backsplit.report.plots import write_plots
+
+        scores = evaluated_policy(workspace).apply(read_scores(workspace.scores))
+        for path in write_plots(scores, read_table(workspace.lesions), self.baseline, workspace.plots):
+            say(f"{path}")
 
 
 @dataclass(frozen=True)

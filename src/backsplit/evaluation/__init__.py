@@ -3,6 +3,7 @@
 from backsplit.evaluation.border import border_distances, border_hausdorff_mm, border_surface_dice
 from backsplit.evaluation.definitions import DISTANCES, Metric, metric_of, metrics_in, nsd_column
 from backsplit.evaluation.empty import BRATS, NNUNET, PENALTY, POLICIES, UNDEFINED, EmptyPolicy
+from backsplit.evaluation.layout import FORMATS, arrange, paper_numbers, render
 from backsplit.evaluation.lesions import Lesions, count_lesions, lesion_scores
 from backsplit.evaluation.overlap import Overlap, count_overlap, dice, iou, precision, recall
 from backsplit.evaluation.scoring import CaseScores, Row, Scoring, Subject, score_label_maps
@@ -26,6 +27,7 @@ from backsplit.evaluation.text import format_table
 __all__ = [
     "BRATS",
     "DISTANCES",
+    "FORMATS",
     "NNUNET",
     "PENALTY",
     "POLICIES",
@@ -39,6 +41,7 @@ __all__ = [
     "Scoring",
     "Subject",
     "SurfaceDistances",
+    "arrange",
     "average_surface_distance_mm",
     "border_distances",
     "border_hausdorff_mm",
@@ -58,10 +61,12 @@ __all__ = [
     "normalised_surface_dice",
     "nsd_column",
     "paired_differences",
+    "paper_numbers",
     "precision",
     "read_scores",
     "read_table",
     "recall",
+    "render",
     "score_label_maps",
     "summarise",
     "surface_distances",

@@ -80,6 +80,11 @@ class Workspace:
         return self.root / "scores" / "breakdown.csv"
 
     @property
+    def plots(self) -> Path:
+        """Figures of the scores."""
+        return self.root / "scores" / "plots"
+
+    @property
     def summary(self) -> Path:
         """One row per arm and class."""
         return self.root / "scores" / "summary.csv"

@@ -16,6 +16,7 @@ from backsplit.errors import ConfigurationError, ParityError
 from backsplit.evaluation import (
     POLICIES,
     EmptyPolicy,
+    compare_by,
     read_scores,
     write_table,
 )
@@ -109,7 +110,7 @@ def input_cases(source: Path, channels: Sequence[str]) -> tuple[Case, ...]:
 
 
 def compare(workspace: Workspace, *, baseline: str, without: Collection[str] = ()) -> pd.DataFrame:
-    """Compare all arms with the baseline, case by case; write `comparison.csv`, return it.
+    """Compare all arms with the baseline, case by case; write `breakdown.csv` and `comparison.csv`, return the latter.
 
     Args:
         workspace: with predictions and scores.
@@ -131,7 +132,10 @@ def compare(workspace: Workspace, *, baseline: str, without: Collection[str] = (
     check_prediction(manifests)
     scores = read_scores(workspace.scores)
     scores = scores[~scores["arm"].isin(list(without))]
-    table = compare_scores(scores, baseline=baseline, policy=evaluated_policy(workspace))
+    policy = evaluated_policy(workspace)
+    table = compare_scores(scores, baseline=baseline, policy=policy)
+    bands = [compare_by(scores, baseline=baseline, policy=policy, by=by).assign(by=by) for by in ("fold", "size")]
+    write_table(pd.concat(bands, ignore_index=True), workspace.breakdown)
     write_table(table, workspace.comparison)
     return table
 
