@@ -34,6 +34,7 @@ from backsplit.evaluation import (
     score_label_maps,
     surface_distances,
 )
+from backsplit.evaluation.boxes import bounding_box
 from backsplit.volume import read_labels
 
 SPACING = (0.7, 1.3, 3.0)
@@ -222,3 +223,14 @@ def test_a_shifted_kidney_cyst(real_data, name):
     surfaces = surface_distances(prediction, reference, spacing_mm=labels.grid.spacing_mm)
     assert average_surface_distance_mm(surfaces) <= labels.grid.spacing_mm[2] + 1e-9
     assert 0.3 < dice(counts) < 1
+
+
+@given(arrays(bool, array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=9)), st.sampled_from("CFS"))
+def test_boxes_are_tight_however_the_array_lies(mask, order):
+    laid = np.repeat(mask, 2, axis=1)[:, ::2] if order == "S" else np.asarray(mask, order=order)
+    box = bounding_box(laid)
+    places = np.argwhere(mask)
+    if not places.size:
+        assert mask[box].size == 0
+        return
+    assert [(s.start, s.stop) for s in box] == list(zip(places.min(0), places.max(0) + 1, strict=True))

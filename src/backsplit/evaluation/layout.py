@@ -58,7 +58,10 @@ def arrange(summary: pd.DataFrame, comparison: pd.DataFrame, *, paper: pd.DataFr
     if paper is not None:
         rows += _paper_rows(paper, metrics)
     header = ("Class", "Arm", *(f"{metric.label} {'↑' if metric.better == 'higher' else '↓'}" for metric in metrics))
-    return Layout(header, tuple(rows), _caption(summary, comparison, metrics))
+    caption = _caption(summary, comparison, metrics)
+    if paper is not None:
+        caption += " Rows of the paper: its rule for empty masks and its NSD tolerance are not stated."
+    return Layout(header, tuple(rows), caption)
 
 
 def paper_numbers(table: int | None = None) -> pd.DataFrame:

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Integer
-from scipy.ndimage import find_objects
 
 from backsplit.arrays import LabelMap, Mask, Spacing
 from backsplit.errors import ConfigurationError, GeometryError, LabelError
 from backsplit.evaluation import border, lesions, overlap, surfaces
+from backsplit.evaluation.boxes import bounding_box, joint_box
 from backsplit.evaluation.definitions import nsd_column
 
 ReferenceLabels = Integer[np.ndarray, "reference_x reference_y reference_z"]
@@ -101,12 +101,14 @@ def score_label_maps(
         )
     if min(classes, default=1) < 1:
         raise LabelError(f"classes to score have label values of 1 or more, got {sorted(classes)}")
-    boxes = [_boxes(labels, max(classes, default=1)) for labels in (prediction, reference)]
     diagonal_mm = math.hypot(*(length * edge for length, edge in zip(reference.shape, spacing_mm, strict=True)))
     told, found = asdict(subject), CaseScores([], [])
+    labelled = joint_box(bounding_box(prediction), bounding_box(reference))
+    prediction, reference = prediction[labelled], reference[labelled]
     for value, name in classes.items():
-        box = _joint_box(boxes[0][value - 1], boxes[1][value - 1])
-        masks = (prediction[box] == value, reference[box] == value)
+        predicted, referred = prediction == value, reference == value
+        box = joint_box(bounding_box(predicted), bounding_box(referred))
+        masks = (np.ascontiguousarray(predicted[box]), np.ascontiguousarray(referred[box]))
         counted = lesions.count_lesions(*masks, min_voxels=scoring.min_lesion_voxels)
         values = _score_masks(*masks, spacing_mm, scoring) | lesions.lesion_scores(
             counted, voxel_ml=math.prod(spacing_mm) / 1000
@@ -157,18 +159,3 @@ def _lesion_rows(counted: lesions.Lesions, spacing_mm: Spacing) -> Iterator[Row]
         yield {"kind": "reference", "lesion": number, "ml": voxels * voxel_ml, "detected": found, "dice": float(dice)}
     for number, voxels in enumerate(counted.prediction[~counted.is_true], start=1):
         yield {"kind": "false", "lesion": number, "ml": voxels * voxel_ml, "detected": "no", "dice": 0.0}
-
-
-def _boxes(labels: LabelMap, largest: int) -> list[tuple[slice, ...] | None]:
-    """Box of each label value; files are read in Fortran order, so this goes along memory."""
-    if labels.flags.f_contiguous:
-        return [None if box is None else box[::-1] for box in find_objects(labels.T, max_label=largest)]
-    return find_objects(labels, max_label=largest)
-
-
-def _joint_box(first: tuple[slice, ...] | None, second: tuple[slice, ...] | None) -> tuple[slice, ...]:
-    """Box around two boxes, either of which may be missing; an empty box where both are."""
-    present = [box for box in (first, second) if box is not None]
-    if not present:
-        return (slice(0, 0),) * 3
-    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*present, strict=True))

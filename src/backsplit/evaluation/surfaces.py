@@ -15,6 +15,7 @@ from scipy.spatial import KDTree
 
 from backsplit.arrays import Mask, Spacing
 from backsplit.errors import ConfigurationError, GeometryError
+from backsplit.evaluation.boxes import bounding_box
 from backsplit.evaluation.overlap import ReferenceMask, require_one_shape
 from backsplit.evaluation.surface_elements import FULL, element_areas_mm2, neighbour_codes
 
@@ -55,7 +56,7 @@ def surface_distances(prediction: Mask, reference: ReferenceMask, *, spacing_mm:
     require_one_shape(prediction, reference)
     if not all(0 < length < math.inf for length in spacing_mm):
         raise GeometryError(f"voxel spacing must be three positive lengths in mm, got {spacing_mm}")
-    box = _bounding_box(prediction | reference)
+    box = bounding_box(prediction | reference)
     areas_mm2 = element_areas_mm2(spacing_mm)
     first, second = _surface(prediction[box], areas_mm2), _surface(reference[box], areas_mm2)
     return SurfaceDistances(
@@ -117,18 +118,6 @@ def normalised_surface_dice(surfaces: SurfaceDistances, *, tolerance_mm: float) 
         surfaces.prediction_areas_mm2[near_prediction].sum() + surfaces.reference_areas_mm2[near_reference].sum()
     )
     return float(within_mm2 / total_mm2)
-
-
-def _bounding_box(mask: Mask) -> tuple[slice, slice, slice]:
-    """Smallest box around the voxels of a mask; an empty box for an empty mask."""
-    box = [slice(0, length) for length in mask.shape]
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        (occupied,) = np.nonzero(mask[tuple(box)].any(axis=others))
-        if not occupied.size:
-            return (slice(0, 0), slice(0, 0), slice(0, 0))
-        box[axis] = slice(int(occupied[0]), int(occupied[-1]) + 1)
-    return (box[0], box[1], box[2])
 
 
 def _surface(mask: Mask, areas_mm2: Float[np.ndarray, "256"]) -> _Surface:

@@ -30,7 +30,7 @@ from backsplit.evaluation import (
 from backsplit.experiments.paths import Workspace
 from backsplit.experiments.study import predicted_arms, same_in_all
 from backsplit.files import stamps, write_json
-from backsplit.labels import LabelScheme, clear_ignored, to_target
+from backsplit.labels import LabelScheme, clear_ignored
 from backsplit.nnunet.arms import BLOCK
 from backsplit.nnunet.dataset import scheme_of
 from backsplit.nnunet.prediction import read_plans
@@ -190,11 +190,10 @@ def _score(job: _Job, work: _Work) -> None:
             f"{name}: {job.prediction} has the label {prediction.voxels.max()}, expected 0 to {scheme.num_targets} "
             f"({', '.join(scheme.targets)}); predict the targets alone"
         )
-    keep = to_target(num_targets=scheme.num_targets, num_fine=scheme.num_classes)
     fine, predicted = clear_ignored(reference.voxels, prediction.voxels, ignore=work.ignore)
     scores = score_label_maps(
         predicted,
-        keep.of_labels(fine),
+        fine,
         subject=job.subject,
         classes=dict(enumerate(scheme.targets, start=1)),
         spacing_mm=reference.grid.spacing_mm,

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from backsplit.evaluation import paired_differences
 from backsplit.files import replacing
@@ -95,12 +96,14 @@ def _by_volume(axes: Axes, scores: pd.DataFrame, pair: tuple[str, str], styles: 
     axes.axhline(0, color=LIGHT.muted, linewidth=1)
     axes.scatter(volumes[present], difference[present], s=16, color=styles[arm].on_light)
     axes.set(xscale="log", xlabel=f"{_class_of(scores)} in the reference (mL)", ylabel=f"Dice, {arm} minus {baseline}")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(f"{int(present.sum())} cases with a lesion", fontsize=9)
 
 
 def _spread(axes: Axes, scores: pd.DataFrame, styles: dict[str, ArmStyle]) -> None:
     """Dice of all cases, by arm."""
-    arms = sorted(scores["arm"].unique())
+    arms = [arm for arm in styles if (scores["arm"] == arm).any()]
     values = [scores.loc[scores["arm"] == arm, "dice"].dropna().to_numpy() for arm in arms]
     boxes = axes.boxplot(values, tick_labels=arms, widths=0.5, showmeans=True, patch_artist=True)
     for box, arm in zip(boxes["boxes"], arms, strict=True):

@@ -1,0 +1,142 @@
+"""Scores of KiTS23 label maps: BackSplit beside DeepMind's surface-distance and MONAI, and beside reading the files.
+
+Run:  OMP_NUM_THREADS=1 python benchmarks/evaluation.py KITS23_LABELS
+
+The prediction is the reference shifted by two voxels in plane; the third task scatters 200 false positives of a few
+voxels over the image, so that bounding boxes do not help. Tools alternate, case by case; medians of ratios over cases.
+"""
+
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from surface_distance import metrics
+
+from backsplit.evaluation import (
+    Scoring,
+    Subject,
+    hausdorff_mm,
+    normalised_surface_dice,
+    score_label_maps,
+    surface_distances,
+)
+from backsplit.volume import Volume, read_labels, write_volume
+
+CASES = ("case_00050", "case_00129", "case_00147", "case_00417", "case_00475", "case_00512")
+TOLERANCE_MM, NUM_FALSE = 2.0, 200
+Spacing = tuple[float, float, float]
+Tool = Callable[[np.ndarray, np.ndarray, Spacing], tuple[float, float]]
+
+
+def ours(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Spacing) -> tuple[float, float]:
+    """HD95 and NSD by BackSplit."""
+    surfaces = surface_distances(prediction, reference, spacing_mm=spacing_mm)
+    return hausdorff_mm(surfaces, percentile=95.0), normalised_surface_dice(surfaces, tolerance_mm=TOLERANCE_MM)
+
+
+def deepmind(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Spacing) -> tuple[float, float]:
+    """The same by DeepMind's package."""
+    surfaces = metrics.compute_surface_distances(reference, prediction, spacing_mm)
+    return (
+        metrics.compute_robust_hausdorff(surfaces, 95.0),
+        metrics.compute_surface_dice_at_tolerance(surfaces, TOLERANCE_MM),
+    )
+
+
+def monai(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Spacing) -> tuple[float, float]:
+    """The same metrics by MONAI's own definition."""
+    first, second = (torch.from_numpy(np.stack([~mask, mask])[None]).float() for mask in (prediction, reference))
+    distance = compute_hausdorff_distance(first, second, percentile=95, spacing=spacing_mm)
+    share = compute_surface_dice(first, second, class_thresholds=[TOLERANCE_MM], spacing=spacing_mm)
+    return float(distance), float(share)
+
+
+def scattered(reference: np.ndarray) -> np.ndarray:
+    """A shifted copy with false positives of 2 x 2 x 2 voxels all over the image."""
+    prediction, generator = np.roll(reference, 2, axis=1), np.random.default_rng(0)
+    for corner in generator.integers(0, np.array(reference.shape) - 2, (NUM_FALSE, 3)):
+        prediction[tuple(slice(start, start + 2) for start in corner)] = True
+    return prediction
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long one call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def compare(name: str, masks: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], labels: Path) -> None:
+    """Print a task's seconds and ratios."""
+    tools: dict[str, Tool] = {"BackSplit": ours, "DeepMind": deepmind, "MONAI": monai}
+    found: dict[str, list[float]] = {tool: [] for tool in tools}
+    for case in CASES:
+        volume = read_labels(labels / f"{case}.nii.gz")
+        prediction, reference = masks(volume.voxels)
+        spacing = volume.grid.spacing_mm
+        np.testing.assert_allclose(
+            ours(prediction, reference, spacing), deepmind(prediction, reference, spacing), atol=1e-6
+        )
+        for tool, score in tools.items():
+            found[tool].append(seconds(partial(score, prediction, reference, spacing)))
+    mine = found["BackSplit"]
+    told = [f"BackSplit {1000 * median(mine):.0f} ms"]
+    for tool in ("DeepMind", "MONAI"):
+        ratio = median(theirs / own for theirs, own in zip(found[tool], mine, strict=True))
+        told.append(f"{tool} {1000 * median(found[tool]):.0f} ms ({ratio:.1f}x)")
+    print(f"{name}: {', '.join(told)}", flush=True)
+
+
+def whole_case(labels: Path) -> None:
+    """Print what all scores of the cysts of a case cost, both files read, against only reading the two files."""
+    ratios = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for case in CASES:
+            reference = labels / f"{case}.nii.gz"
+            volume = read_labels(reference)
+            keep = np.where(volume.voxels == 3, 3, 0).astype(np.uint8)
+            prediction = Path(scratch) / f"{case}.nii.gz"
+            write_volume(Volume(np.roll(keep, 2, axis=1), volume.grid), prediction)
+
+            def read(reference: Path = reference, prediction: Path = prediction) -> list[Volume]:
+                return [read_labels(reference), read_labels(prediction)]
+
+            def score(read: Callable[[], list[Volume]] = read, case: str = case) -> None:
+                first, second = read()
+                score_label_maps(
+                    second.voxels,
+                    first.voxels,
+                    subject=Subject("arm", "0", case, "argmax"),
+                    classes={3: "cyst"},
+                    spacing_mm=first.grid.spacing_mm,
+                    scoring=Scoring((TOLERANCE_MM,)),
+                )
+
+            pairs = [(seconds(read), seconds(score)) for _ in range(3)]
+            ratios.append(median(whole / alone for alone, whole in pairs))
+    print(f"a whole case, cysts, both files read: {median(ratios):.2f}x reading them")
+
+
+def main(labels: Path) -> None:
+    """Run all tasks."""
+    warnings.filterwarnings("ignore")
+    whole_case(labels)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    largest = max(np.prod(read_labels(labels / f"{case}.nii.gz").voxels.shape) for case in CASES) / 1e6
+    print(f"peak memory so far: {peak_mb:.0f} MB; the largest label map has {largest:.0f} MB")
+    compare("cyst", lambda voxels: (np.roll(voxels == 3, 2, axis=1), voxels == 3), labels)
+    compare("organ", lambda voxels: (np.roll(voxels > 0, 2, axis=1), voxels > 0), labels)
+    compare("organ and 200 false positives", lambda voxels: (scattered(voxels > 0), voxels > 0), labels)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
