@@ -18,16 +18,16 @@ def bounding_box(labels: Voxels) -> Box:
     if labels.flags.f_contiguous and not labels.flags.c_contiguous:
         x, y, z = bounding_box(labels.transpose())
         return z, y, x
-    planes = _planes(labels) if labels.flags.c_contiguous else slice(0, labels.shape[0])
-    box = [planes, slice(0, labels.shape[1]), slice(0, labels.shape[2])]
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        (occupied,) = np.nonzero(labels[tuple(box)].any(axis=others))
-        if not occupied.size:
-            return NOTHING
-        start = box[axis].start
-        box[axis] = slice(start + int(occupied[0]), start + int(occupied[-1]) + 1)
-    return box[0], box[1], box[2]
+    first, stop = _planes(labels) if labels.flags.c_contiguous else (0, labels.shape[0])
+    while first < stop and not labels[first].any():
+        first += 1
+    while first < stop and not labels[stop - 1].any():
+        stop -= 1
+    if first == stop:
+        return NOTHING
+    seen = np.bitwise_or.reduce(labels[first:stop], axis=0)  # from the front, all planes at once
+    rows, columns = (np.flatnonzero(seen.any(axis=axis)) for axis in (1, 0))
+    return slice(first, stop), slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def joint_box(first: Box, second: Box) -> Box:
@@ -38,12 +38,13 @@ def joint_box(first: Box, second: Box) -> Box:
     return x, y, z
 
 
-def _planes(labels: Voxels) -> slice:
-    """Planes along the first axis of an array in C order that may hold voxels."""
+def _planes(labels: Voxels) -> tuple[int, int]:
+    """First plane, and the one after the last, along the first axis of an array in C order, that may hold voxels."""
     flat, per_word = labels.ravel(), WORD_BYTES // labels.dtype.itemsize
     num_whole = flat.size - flat.size % per_word
-    words = np.flatnonzero(flat[:num_whole].view(np.uint64))
-    rest = np.flatnonzero(flat[num_whole:]) + num_whole
-    places = [*(words[[0, -1]] * per_word + (0, per_word - 1) if words.size else ()), *rest]
+    is_some = flat[:num_whole].view(np.uint64) != 0
+    places = list(np.flatnonzero(flat[num_whole:]) + num_whole)
+    if is_some.any():
+        places += [is_some.argmax() * per_word, (is_some.size - is_some[::-1].argmax()) * per_word - 1]
     plane = labels.shape[1] * labels.shape[2]
-    return slice(int(min(places)) // plane, int(max(places)) // plane + 1) if places else slice(0, 0)
+    return (int(min(places)) // plane, int(max(places)) // plane + 1) if places else (0, 0)
