@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import time
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from backsplit.datasets.phantom.surroundings import draw_around_kidneys
 from backsplit.errors import CohortError, ConfigurationError, LabelError
 from backsplit.labels import count_labels
 from backsplit.volume import Grid, Volume, read_grid, read_labels, read_volume, write_volume
-from studies import TINY_BUDGET, TINY_NETWORK, run
+from studies import TINY_BUDGET, TINY_NETWORK, run, start
 
 IPL = (0.0, 0.0, 1.0, 0.0, 1.0, 0.0, -1.0, 0.0, 0.0)
 """Array axes run down, to the back and to the left."""
@@ -262,3 +263,25 @@ def test_voxels_of_another_size_hold_the_class_of_most(repository, tmp_path):
     assert image.grid.difference(labels.grid) is None
     ratio = (labels.voxels > 0).sum() * labels.grid.voxel_ml / ((kidney_with_lesions() > 0).sum() * grid().voxel_ml)
     assert 0.8 < ratio < 1.2
+
+
+def test_a_conversion_that_was_killed_goes_on(real_data, tmp_path):
+    source = tmp_path / "labels"
+    source.mkdir()
+    for name in ("case_00050", "case_00129", "case_00147"):
+        (source / f"{name}.nii.gz").symlink_to(real_data / "kits23_labels" / f"{name}.nii.gz")
+    made = ("--synthetic-images", "--spacing-mm", 6, "--jobs", 1)
+    process = start("convert", "kits23", source, tmp_path / "killed", *made)
+    records = tmp_path / "killed" / "records"
+    while not (records / "case_00050.json").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "killed" / "cohort.json").exists()
+    for folder in ("killed", "undisturbed"):
+        run("convert", "kits23", source, tmp_path / folder, *made)
+    files = sorted(path.relative_to(tmp_path / "undisturbed") for path in (tmp_path / "undisturbed").rglob("*.*"))
+    assert files == sorted(p.relative_to(tmp_path / "killed") for p in (tmp_path / "killed").rglob("[!.]*.*"))
+    for file in files:
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "undisturbed" / file).read_bytes()
