@@ -120,6 +120,42 @@ def test_stock_nnunet_runs_the_checkpoint_and_finds_the_same_classes(study, tmp_
     assert list(labels) == ["background", "cyst", *AUXILIARIES]
 
 
+def test_a_shared_model_predicts_the_same(study, tmp_path):
+    model, cohort = model_of(study, "backsplit"), cases.read(study.root.parent / "composed")
+    images = tmp_path / "images"
+    images.mkdir()
+    case = cohort.cases[0]
+    shutil.copy(case.images[0], images / f"{case.name}_0000.nii.gz")
+    run("export", model, tmp_path / "model.zip")
+    run("import", tmp_path / "model.zip", tmp_path / "imported")
+    for source, output in ((model, "ours"), (tmp_path / "imported", "theirs")):
+        run("predict", source, images, tmp_path / output, "--all-classes", "--no-mirroring", "--device", "cpu")
+    masks = [read_labels(tmp_path / name / f"{case.name}.nii.gz").voxels for name in ("ours", "theirs")]
+    np.testing.assert_array_equal(*masks)
+    run("export", model, tmp_path / "stock.zip", "--nnunet")
+    (tmp_path / "backsplit.py").write_text("raise ImportError('this environment has no backsplit')")
+    folders = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), **folders}
+    binaries = Path(sys.executable).parent
+    install = [binaries / "nnUNetv2_install_pretrained_model_from_zip", tmp_path / "stock.zip"]
+    subprocess.run(list(map(str, install)), check=True, capture_output=True, timeout=200, env=environment)
+    (dataset,) = (tmp_path / "results").iterdir()
+    predict = [
+        binaries / "nnUNetv2_predict",
+        "-d",
+        dataset.name,
+        "-c",
+        "3d_fullres",
+        "-i",
+        images,
+        "-o",
+        tmp_path / "stock",
+    ]
+    predict += ["-f", "0", "-device", "cpu", "--disable_tta", "-npp", "1", "-nps", "1"]
+    subprocess.run(list(map(str, predict)), check=True, capture_output=True, timeout=200, env=environment)
+    np.testing.assert_array_equal(read_labels(tmp_path / "stock" / f"{case.name}.nii.gz").voxels, masks[0])
+
+
 def test_a_checkpoint_names_the_stock_trainer_and_nothing_of_ours(study):
     checkpoint = model_of(study, "binary") / "fold_0" / "checkpoint_final.pth"
     content = torch.load(checkpoint, map_location="cpu", weights_only=False)

@@ -16,7 +16,7 @@ from backsplit.cli.data import Compose, Prepare, Select
 from backsplit.cli.demo import Demo
 from backsplit.cli.doctor import Doctor
 from backsplit.cli.masks import Annotate, command_of
-from backsplit.cli.models import Predict
+from backsplit.cli.models import Export, Import, Predict
 from backsplit.cli.results import Compare, Evaluate, Report
 from backsplit.cli.training import Finetune, Train
 from backsplit.errors import BackSplitError
@@ -40,6 +40,8 @@ COMMANDS = (
     Evaluate,
     Compare,
     Report,
+    Export,
+    Import,
     Doctor,
 )
 DISK_ADVICE = {

@@ -1,4 +1,4 @@
-"""Prediction."""
+"""Prediction with models, and models in one file."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,3 +68,59 @@ class Predict:
             cases, manifest = held_out_cases(folders, workspace, fold)
             replace(predictor, folds=(fold,)).predict(cases, output, cohort=str(manifest.resolve()))
         say(f"{output}")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a model into one file that is safe to open: weights as safetensors, the rest as JSON, nothing that can run.
+
+    Example: backsplit export backsplit kidney-cysts.zip --licence "CC BY 4.0"
+
+    Example: backsplit export backsplit kidney-cysts-nnunet.zip --nnunet
+    """
+
+    model: Positional[str]
+    """Arm of the workspace, or a model folder with plans.json and fold_0."""
+    file: Positional[Path]
+    """Zip to write."""
+    folds: tuple[str, ...] | None = None
+    """Folds to put in; by default all that are trained."""
+    checkpoint: str = "checkpoint_final.pth"
+    """File of each fold."""
+    licence: str = "not stated"
+    """Of the weights, in words; goes into the file."""
+    nnunet: bool = False
+    """Write the zip of nnUNetv2_install_pretrained_model_from_zip instead, for those without this package."""
+    workspace: Path = DEFAULT_WORKSPACE
+    """Folder of the study."""
+
+    def run(self) -> None:
+        """Export."""
+        from backsplit.experiments.study import model_of
+        from backsplit.nnunet.sharing import export_model, export_stock
+
+        model = model_of(folders_of(self.workspace), Workspace(self.workspace), self.model)
+        if self.nnunet:
+            export_stock(model, self.file, folds=self.folds, checkpoint=self.checkpoint)
+        else:
+            export_model(model, self.file, folds=self.folds, checkpoint=self.checkpoint, licence=self.licence)
+        say(f"{self.file}")
+
+
+@dataclass(frozen=True)
+class Import:
+    """Unpack a file of `backsplit export`; names, sizes, hashes and the network are checked before anything is kept.
+
+    Example: backsplit import kidney-cysts.zip models/kidney-cysts && backsplit predict models/kidney-cysts images masks
+    """
+
+    file: Positional[Path]
+    """Zip that somebody gave you."""
+    folder: Positional[Path]
+    """Model folder to make; it must not exist."""
+
+    def run(self) -> None:
+        """Import."""
+        from backsplit.nnunet.sharing import import_model
+
+        say(f"{import_model(self.file, self.folder)}")

@@ -33,7 +33,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     """
     try:
         with zipfile.ZipFile(archive) as opened:
-            files = _checked(opened.infolist(), archive)
+            files = check_entries(opened.infolist(), archive)
             model = _model_among([PurePosixPath(info.filename) for info in files], archive)
             for info in files:
                 if PurePosixPath(info.filename).is_relative_to(model):
@@ -43,8 +43,12 @@ def unpack(archive: Path, folder: Path) -> Path:
     return folder / model
 
 
-def _checked(entries: Sequence[zipfile.ZipInfo], archive: Path) -> list[zipfile.ZipInfo]:
-    """The files among the entries, if all entries are harmless."""
+def check_entries(entries: Sequence[zipfile.ZipInfo], archive: Path) -> list[zipfile.ZipInfo]:
+    """The files among the entries, if all entries are harmless.
+
+    Raises:
+        ModelError: an entry would be written outside, is a link, or the whole would fill the disk.
+    """
     for info in entries:
         if fault := _fault_of(info):
             raise ModelError(
