@@ -4,7 +4,9 @@ import os
 import signal
 from pathlib import Path
 
-from backsplit.workers import run_isolated
+import pytest
+
+from backsplit.workers import run_each, run_isolated
 
 
 def begin(folder: Path) -> None:
@@ -36,3 +38,19 @@ def test_alone_nothing_is_done_again(tmp_path):
     came = run_isolated(work, names, num_processes=1, begin=begin, given=tmp_path)
     assert [(name, error is None) for name, error in came] == [("a", True), ("killed", False), ("b", True)]
     assert [(tmp_path / name).read_text() for name in names] == ["x"] * 3
+
+
+def halve(number, given):
+    if number % 2:
+        raise given(f"{number} is odd")
+    if number == 6:
+        raise OSError("disk full")
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_faults_of_items_are_given_back_and_other_errors_raised(num_processes):
+    ended = dict(run_each(halve, [0, 1, 2, 3], given=KeyError, num_processes=num_processes, faults=(KeyError,)))
+    assert sorted(item for item, error in ended.items() if error is None) == [0, 2]
+    assert "1 is odd" in str(ended[1])
+    with pytest.raises(OSError, match="disk full"):
+        list(run_each(halve, [4, 6], given=KeyError, num_processes=num_processes, faults=(KeyError,)))

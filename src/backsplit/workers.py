@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
@@ -58,6 +58,56 @@ def run_isolated(
                 yield item, BrokenProcessPool("its process was killed, most often for lack of memory")
         else:
             suspects.extend(under_way)
+
+
+def run_each(
+    work: Callable[[Item, Any], None],
+    items: Sequence[Item],
+    *,
+    given: Any,  # noqa: ANN401  passed on
+    num_processes: int,
+    faults: tuple[type[Exception], ...],
+) -> Iterator[tuple[Item, Exception | None]]:
+    """Call `work(item, given)` for each item, here or in processes; yield each item as it ends, with its fault or None.
+
+    Args:
+        work: function of a module.
+        items: what to work on.
+        given: the same for all items; pickles.
+        num_processes: items at a time; 1 works in this process, which costs no start.
+        faults: errors that concern an item alone, as does a process that was killed. Others, about this program or the
+            disk, are raised.
+    """
+    if num_processes > 1 and len(items) > 1:
+        width = min(num_processes, len(items))
+        ended = run_isolated(_work_here, items, num_processes=width, begin=_remember, given=(work, given))
+    else:
+        ended = ((item, _error_of(work, item, given)) for item in items)
+    for item, error in ended:
+        if error is not None and not isinstance(error, (*faults, BrokenProcessPool)):
+            raise error
+        yield item, error
+
+
+_HERE: list[Any] = []
+"""Work and what is given, of this worker process."""
+
+
+def _remember(work_and_given: tuple[Any, Any]) -> None:
+    _HERE[:] = work_and_given
+
+
+def _work_here(item: Any) -> None:  # noqa: ANN401  any item
+    work, given = _HERE
+    work(item, given)
+
+
+def _error_of(work: Callable[[Item, Any], None], item: Item, given: Any) -> Exception | None:  # noqa: ANN401  passed on
+    try:
+        work(item, given)
+    except Exception as error:  # noqa: BLE001  the caller raises what is no fault of the item
+        return error
+    return None
 
 
 def _begin(begin: Callable[..., None], given: Any) -> None:  # noqa: ANN401  passed on

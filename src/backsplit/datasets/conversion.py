@@ -10,10 +10,8 @@ import io
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from backsplit.files import stamps, write_json, write_text
 from backsplit.labels import count_labels
 from backsplit.progress import track_some
 from backsplit.volume import Grid, Volume, check_complete, read_labels, write_volume
-from backsplit.workers import run_isolated
+from backsplit.workers import run_each
 
 logger = logging.getLogger(__name__)
 TABLE_NAME = "conversion.csv"
@@ -179,27 +177,12 @@ def _told(how: Mapping[str, Any]) -> str:
 
 def _run(waiting: Sequence[Found], work: _Work, num_processes: int) -> Iterator[DroppedCase]:
     """Do the waiting cases; yield those that failed."""
-    jobs = (
-        run_isolated(_convert_in_worker, waiting, num_processes=num_processes, begin=_begin, given=work)
-        if num_processes > 1 and len(waiting) > 1
-        else ((found, _error_of(partial(_convert_case, found, work))) for found in waiting)
-    )
-    for found, error in track_some(jobs, "checked" if work.is_check else "converted", total=len(waiting)):
-        if error is None:
-            continue
-        if not isinstance(error, BackSplitError | BrokenProcessPool):
-            raise error  # about this program, or the disk that it writes to
-        reason = " ".join(str(error).split()).removeprefix(f"{found.name}: ")
-        logger.warning("%s: dropped: %s", found.name, reason)
-        yield DroppedCase(found.name, reason)
-
-
-def _error_of(work: Callable[[], None]) -> BackSplitError | None:
-    try:
-        work()
-    except BackSplitError as error:
-        return error
-    return None
+    ended = run_each(_convert_case, waiting, given=work, num_processes=num_processes, faults=(BackSplitError,))
+    for found, error in track_some(ended, "checked" if work.is_check else "converted", total=len(waiting)):
+        if error is not None:
+            reason = " ".join(str(error).split()).removeprefix(f"{found.name}: ")
+            logger.warning("%s: dropped: %s", found.name, reason)
+            yield DroppedCase(found.name, reason)
 
 
 def _is_done(found: Found, work: _Work) -> bool:
@@ -216,18 +199,6 @@ def _is_done(found: Found, work: _Work) -> bool:
 def _digest(files: Sequence[Path]) -> str:
     """What tells the files of a case from earlier ones, without naming them: names may give a patient away."""
     return hashlib.sha256("\n".join(stamps(files)).encode()).hexdigest()
-
-
-_WORK: list[_Work] = []
-"""The one of this worker process."""
-
-
-def _begin(work: _Work) -> None:
-    _WORK[:] = [work]
-
-
-def _convert_in_worker(found: Found) -> None:
-    _convert_case(found, _WORK[0])
 
 
 def _convert_case(found: Found, work: _Work) -> None:

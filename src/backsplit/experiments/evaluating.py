@@ -5,10 +5,8 @@ made of them.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ from backsplit.nnunet.dataset import scheme_of
 from backsplit.nnunet.prediction import read_plans
 from backsplit.progress import track_some
 from backsplit.volume import read_labels
-from backsplit.workers import run_isolated
+from backsplit.workers import run_each
 
 RECORD_VERSION = 1
 
@@ -136,42 +134,13 @@ def _is_done(job: _Job, work: _Work) -> bool:
 
 def _run(waiting: Sequence[_Job], work: _Work, num_processes: int) -> list[str]:
     """Do the waiting jobs; what is wrong with those that failed."""
-    if not waiting:
-        return []
-    width = min(num_processes, len(waiting))
-    done = (
-        run_isolated(_score_in_worker, waiting, num_processes=width, begin=_begin, given=work)
-        if width > 1
-        else ((job, _error_of(partial(_score, job, work))) for job in waiting)
-    )
     faults = []
-    for job, error in track_some(done, "scored", total=len(waiting)):
-        if error is not None and not isinstance(error, BackSplitError | BrokenProcessPool):
-            raise error
+    ended = run_each(_score, waiting, given=work, num_processes=num_processes, faults=(BackSplitError,))
+    for job, error in track_some(ended, "scored", total=len(waiting)):
         if error is not None:
             reason = " ".join(str(error).split()).removeprefix(f"{job.subject.case}: ")
             faults.append(f"{job.subject.arm}: {job.subject.case}: {reason}")
     return sorted(faults)
-
-
-def _error_of(work: Callable[[], None]) -> BackSplitError | None:
-    try:
-        work()
-    except BackSplitError as error:
-        return error
-    return None
-
-
-_WORK: list[_Work] = []
-"""The one of this worker process."""
-
-
-def _begin(work: _Work) -> None:
-    _WORK[:] = [work]
-
-
-def _score_in_worker(job: _Job) -> None:
-    _score(job, _WORK[0])
 
 
 def _score(job: _Job, work: _Work) -> None:
