@@ -143,16 +143,11 @@ def read_channels(path: Path) -> list[Volume]:
     Raises:
         VolumeError: no such file, not four axes, or a NIfTI file that is cut short or damaged.
     """
-    _check_ending(path)
-    if not path.is_file():
-        raise VolumeError(f"{path}: no such file; expected a volume; check the path")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(path)
+    reader = _header(path)
+    if reader.GetDimension() != 4:
+        raise VolumeError(f"{path}: {_times(reader.GetSize())} voxels, expected four axes, one of them channels")
+    content = _whole_content(reader, path)
     with _errors_of(path):
-        reader.ReadImageInformation()
-        if reader.GetDimension() != 4:
-            raise VolumeError(f"{path}: {_times(reader.GetSize())} voxels, expected four axes, one of them channels")
-        content = _whole_content(reader, path)
         image = reader.Execute()
     channels = [image[:, :, :, index] for index in range(reader.GetSize()[3])]
     is_lost, lost = _non_finite(reader, content)
@@ -225,6 +220,18 @@ def _check_ending(path: Path) -> None:
 
 
 def _open(path: Path) -> sitk.ImageFileReader:
+    """A reader of one 3-D scalar image, its header read."""
+    reader = _header(path)
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1 or "complex" in kind:
+        raise VolumeError(
+            f"{path}: {_times(reader.GetSize())} voxels of {reader.GetNumberOfComponents()} x {kind}, "
+            "expected one 3-D scalar image; split it into one file per channel"
+        )
+    return reader
+
+
+def _header(path: Path) -> sitk.ImageFileReader:
     _check_ending(path)
     if not path.is_file():
         raise VolumeError(f"{path}: no such file; expected a volume; check the path")
@@ -232,12 +239,6 @@ def _open(path: Path) -> sitk.ImageFileReader:
     reader.SetFileName(path)
     with _errors_of(path):
         reader.ReadImageInformation()
-    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1 or "complex" in kind:
-        raise VolumeError(
-            f"{path}: {_times(reader.GetSize())} voxels of {reader.GetNumberOfComponents()} x {kind}, "
-            "expected one 3-D scalar image; split it into one file per channel"
-        )
     return reader
 
 

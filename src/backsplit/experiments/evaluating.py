@@ -16,6 +16,7 @@ from backsplit import cases
 from backsplit.cases import Case
 from backsplit.errors import BackSplitError, CohortError, GeometryError, LabelError
 from backsplit.evaluation import (
+    LESION_COLUMNS,
     EmptyPolicy,
     Scoring,
     Subject,
@@ -95,7 +96,7 @@ def evaluate(workspace: Workspace, *, scoring: Scoring, policy: EmptyPolicy, num
         )
     records = [json.loads(job.record.read_text()) for job in jobs]
     write_rows([row for record in records for row in record["scores"]], workspace.scores)
-    write_rows([row for record in records for row in record["lesions"]], workspace.lesions)
+    write_rows([row for record in records for row in record["lesions"]], workspace.lesions, columns=LESION_COLUMNS)
     write_json({"cohort": str(manifest), "empty_policy": policy.name, "scoring": asdict(scoring)}, workspace.study)
     summary = summarise(read_scores(workspace.scores), policy)
     write_table(summary, workspace.summary)
