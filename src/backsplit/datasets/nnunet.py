@@ -202,6 +202,10 @@ def _label_names(content: Mapping[str, Any]) -> tuple[tuple[tuple[int, str], ...
     by_value = all(str(key).isdecimal() for key in labels)
     pairs = [(str(entry), [key]) if by_value else (str(key), _values(entry)) for key, entry in labels.items()]
     regions = {name: [_whole(value, name) for value in values] for name, values in pairs}
+    if len(regions) < len(pairs):
+        raise CohortError(f"'labels' names a class twice: {labels}; each value needs a name of its own")
+    if mixed := [name for name, values in regions.items() if 0 in values and len(values) > 1]:
+        raise CohortError(f"label {mixed[0]!r}: {regions[mixed[0]]} holds the background, expected values above 0")
     ignored = regions.pop("ignore", [])
     names = _atoms(regions)
     if 0 not in names:
