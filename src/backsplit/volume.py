@@ -29,6 +29,8 @@ DIRECTION_TOLERANCE = 1e-3
 LARGEST_LABEL = 2**31 - 1
 NIFTI_HEADER_BYTES = 348
 """The first number of a NIfTI-1 file, which tells the byte order; SimpleITK reads no NIfTI-2."""
+NIFTI_SCALE_OFFSET = 112
+"""Where slope and intercept of the stored numbers stand in a NIfTI-1 header."""
 NIFTI_FLOATS = {"16": "f4", "64": "f8"}
 """Datatype codes of float32 and float64."""
 NIFTI_WHOLE = {"2": "u1", "4": "i2", "8": "i4", "256": "i1", "512": "u2", "768": "u4", "1024": "i8", "1280": "u8"}
@@ -285,8 +287,8 @@ def _stored_numbers(reader: sitk.ImageFileReader, content: bytes) -> np.ndarray 
     kind = (NIFTI_WHOLE | NIFTI_FLOATS).get(reader.GetMetaData("datatype")) if content else None
     if kind is None:
         return None
-    slope, intercept = (float(reader.GetMetaData(key)) for key in ("scl_slope", "scl_inter"))
-    if slope not in (0.0, 1.0) or (slope == 1.0 and intercept != 0.0):
+    slope, intercept = np.frombuffer(content, _byte_order(content) + "f4", 2, NIFTI_SCALE_OFFSET).tolist()
+    if slope not in (0.0, 1.0) or intercept != 0.0:  # from the bytes: SimpleITK's text of them is rounded
         return None
     stored = np.frombuffer(content, _byte_order(content) + kind, math.prod(reader.GetSize()), _voxel_offset(reader))
     return stored.astype(kind)
