@@ -85,7 +85,7 @@ class ResizedBy(ConfigurationManager):
         return self._of_labels
 
 
-def _zeros(data: np.ndarray, new_shape: Sequence[int], *_: object) -> np.ndarray:
+def _zeros(data: np.ndarray, new_shape: Sequence[int] | np.ndarray, *_: object) -> np.ndarray:
     return np.zeros((len(data), *new_shape), np.float32)
 
 
@@ -113,7 +113,7 @@ def _is_reproduced(options: dict[str, Any], *, orders: Collection[int]) -> bool:
 
 def _resample(
     data: np.ndarray,
-    new_shape: Sequence[int],
+    new_shape: Sequence[int] | np.ndarray,
     old_spacing: Sequence[float],
     new_spacing: Sequence[float],
     *,
@@ -138,7 +138,7 @@ def _sliced_axis(
     new_spacing: Sequence[float],
     *,
     order_z: int = 0,  # noqa: ARG001  the nearest slice
-    force_separate_z: bool | None = False,
+    force_separate_z: Any = False,  # noqa: ANN401  bool or None, but nnU-Net says bool
     separate_z_anisotropy_threshold: float = ANISO_THRESHOLD,
 ) -> int | None:
     """The axis across which slices are too thick to interpolate; None if there is none."""

@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float, Float32, Float64, Integer
 from scipy import ndimage
 from torch import Tensor
 
-from backsplit.arrays import LabelMap
-
-Image = Float[np.ndarray, "x y z"]
+Image = Float[np.ndarray, "z y x"]
+ResizedImage = Float32[np.ndarray, "new_z new_y new_x"]
+LabelMap = Integer[np.ndarray, "z y x"]
+ResizedLabels = Integer[np.ndarray, "new_z new_y new_x"]
 Labels = Integer[np.ndarray, " voxel"]
 Indices = tuple[np.ndarray, ...]
 
@@ -30,7 +31,7 @@ SLAB_VOXELS = 2**20
 """Resized labels that are worked on at a time; the arrays of a slab stay in the cache."""
 
 
-def resize_image(image: Image, shape: Sequence[int], *, order: int, sliced_axis: int | None = None) -> Image:
+def resize_image(image: Image, shape: Sequence[int], *, order: int, sliced_axis: int | None = None) -> ResizedImage:
     """The image at another number of voxels of the same field of view, as `skimage.transform.resize` makes it.
 
     With `mode="edge"`, no anti-aliasing and clipping to the image's range. The difference is below 1e-5 of the largest
@@ -58,7 +59,7 @@ def resize_image(image: Image, shape: Sequence[int], *, order: int, sliced_axis:
     return resized if len(place) == len(slices) else resized.take(place, sliced_axis)
 
 
-def _interpolate(image: Image, shape: Sequence[int], order: int) -> Float32[np.ndarray, "x y z"]:
+def _interpolate(image: Image, shape: Sequence[int], order: int) -> ResizedImage:
     """Spline interpolation without clipping; axes that shrink come first."""
     resized = torch.empty(image.shape).copy_(torch.from_numpy(image))  # torch aligns memory alike in every run
     for axis in sorted(range(3), key=lambda axis: shape[axis] / image.shape[axis]):
@@ -132,7 +133,9 @@ class _Between(NamedTuple):
         return self.labels[tuple(axis.nearest[index] for axis, index in zip(self.axes, self.where, strict=True))]
 
 
-def resize_labels(labels: LabelMap, shape: Sequence[int], *, order: int, sliced_axis: int | None = None) -> LabelMap:
+def resize_labels(
+    labels: LabelMap, shape: Sequence[int], *, order: int, sliced_axis: int | None = None
+) -> ResizedLabels:
     """The label map at another number of voxels of the same field of view, as batchgenerators resizes it for nnU-Net.
 
     Each voxel takes the label whose mask has the largest linear interpolation. Of equals it takes that of the nearest
@@ -179,7 +182,7 @@ def _nearest(positions: Float64[np.ndarray, " new"], old: int) -> Integer[np.nda
     return np.clip(np.floor(positions + 0.5).astype(np.intp), 0, old - 1)
 
 
-def _vote(labels: LabelMap, axes: Sequence[_Axis]) -> LabelMap:
+def _vote(labels: LabelMap, axes: Sequence[_Axis]) -> ResizedLabels:
     """The winning label of each voxel that the axes span."""
     low, high = _extremes(labels, axes)
     where = np.nonzero(low != high)
@@ -187,7 +190,7 @@ def _vote(labels: LabelMap, axes: Sequence[_Axis]) -> LabelMap:
     return low
 
 
-def _extremes(labels: LabelMap, axes: Sequence[_Axis]) -> tuple[LabelMap, LabelMap]:
+def _extremes(labels: LabelMap, axes: Sequence[_Axis]) -> tuple[ResizedLabels, ResizedLabels]:
     """Lowest and highest label of the corners of each voxel; beyond the outermost voxel, of that one and the next."""
     first, last = axes[0].corners[0, 0], axes[0].corners[-1, -1]
     low = high = labels[first : last + 1]
