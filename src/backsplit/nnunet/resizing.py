@@ -27,6 +27,8 @@ NEGLIGIBLE = 1e-7
 """Weights below this are left out; the tails of a cubic spline add up to less than 1e-6 of the largest value."""
 BLOCK_ROWS = 32
 """Resized rows per product; their bands overlap enough to be one dense block."""
+NEARLY_EVEN = 1e-9
+"""Two labels whose scores differ by less may be equal by rounding; the sums of both decide."""
 SLAB_VOXELS = 2**20
 """Resized labels that are worked on at a time; the arrays of a slab stay in the cache."""
 
@@ -122,11 +124,14 @@ class _Between(NamedTuple):
     def corners(self) -> Iterator[tuple[Labels, Float64[np.ndarray, " voxel"]]]:
         """Label and weight of each corner, the last axis fastest: SciPy's order, so that sums are equal bit by bit."""
         flat, (_, height, width) = self.labels.reshape(-1), self.labels.shape
-        along = list(zip(self.axes, self.where, (height * width, width, 1), strict=True))
-        places = [axis.corners[:, index] * stride for axis, index, stride in along]
-        weights = [axis.weights[:, index] for axis, index, _ in along]
-        for (i, x), (j, y), (k, z) in product(*(zip(*each, strict=True) for each in zip(places, weights, strict=True))):
-            yield flat[i + j + k], x * y * z
+        planes, rows, columns = (
+            list(zip(axis.corners.take(index, 1) * stride, axis.weights.take(index, 1), strict=True))
+            for axis, index, stride in zip(self.axes, self.where, (height * width, width, 1), strict=True)
+        )
+        for (plane, x), (row, y) in product(planes, rows):
+            start, weight = plane + row, x * y
+            for column, z in columns:
+                yield flat.take(start + column), weight * z
 
     def nearest(self) -> Labels:
         """Label of the nearest voxel."""
@@ -185,8 +190,9 @@ def _nearest(positions: Float64[np.ndarray, " new"], old: int) -> Integer[np.nda
 def _vote(labels: LabelMap, axes: Sequence[_Axis]) -> ResizedLabels:
     """The winning label of each voxel that the axes span."""
     low, high = _extremes(labels, axes)
-    where = np.nonzero(low != high)
-    low[where] = _winners(_Between(labels, axes, where), low[where], high[where])
+    where = np.flatnonzero(low != high)
+    between = _Between(labels, axes, np.unravel_index(where, low.shape))
+    low.reshape(-1)[where] = _winners(between, low.take(where), high.take(where))
     return low
 
 
@@ -206,14 +212,13 @@ def _extremes(labels: LabelMap, axes: Sequence[_Axis]) -> tuple[ResizedLabels, R
 
 def _winners(between: _Between, low: Labels, high: Labels) -> Labels:
     """The winning label of voxels whose corners have two labels or more."""
-    for_low, for_high, has_third = np.zeros(low.size), np.zeros(low.size), np.zeros(low.size, bool)
+    score, has_third = np.zeros(low.size), np.zeros(low.size, bool)
     for label, weight in between.corners():
-        is_low, is_high = label == low, label == high
-        for_low += weight * is_low
-        for_high += weight * is_high
-        has_third |= ~(is_low | is_high)
-    winners = np.where(for_high > for_low, high, low)
-    is_open = has_third | (for_high == for_low)
+        is_high = label == high
+        score += weight * is_high
+        has_third |= (label != low) ^ is_high
+    winners = np.where(score > 0.5, high, low)
+    is_open = has_third | (np.abs(score - 0.5) < NEARLY_EVEN)
     winners[is_open] = _winners_of_many(between.some(is_open))
     return winners
 
