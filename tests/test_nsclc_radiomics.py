@@ -3,6 +3,7 @@
 import gzip
 import json
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pydicom
@@ -377,14 +378,28 @@ def test_no_output_names_a_patient(download, tmp_path, capsys, monkeypatch):
 
 def test_pseudonyms_need_the_salt(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    salt = read_salt()
-    assert read_salt() == salt
+    output = tmp_path / "out"
+    salt = read_salt(output=output)
+    assert read_salt(output=output) == salt
     assert stat.S_IMODE(default_salt_file().stat().st_mode) == 0o600
     assert pseudonym("a", salt, prefix="x") == pseudonym("a", salt, prefix="x")
     assert len({pseudonym(name, key, prefix="x") for name in "ab" for key in (salt, SALT)}) == 4
     default_salt_file().write_text("short")
     with pytest.raises(ConfigurationError, match="expected a salt of 16 or more"):
-        read_salt()
+        read_salt(output=output)
+
+
+def test_a_salt_in_the_output_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="keep the salt elsewhere"):
+        read_salt(tmp_path / "out" / "sub" / ".." / "salt", output=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_first_runs_at_the_same_time_get_one_salt(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        salts = set(pool.map(lambda _: read_salt(tmp_path / "salt", output=tmp_path / "out"), range(64)))
+    assert len(salts) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["salt"]
 
 
 def test_from_download_to_training_data(download, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from backsplit.experiments.paths import Workspace
-from backsplit.nnunet.preprocessing import ResizedBy, preprocess_images
+from backsplit.nnunet.preprocessing import ResizedBy
 from studies import TINY_NETWORK, compose_phantom, prepare, run
 
 TOLERANCE = 1e-5
@@ -160,7 +160,9 @@ def test_a_real_case_is_preprocessed_as_by_nnunet(real_data: Path, tmp_path):
     segmentations = [blosc2.open(str(tmp_path / f"{name}_seg.b2nd"))[:] for name in ("stock", "ours")]
     np.testing.assert_array_equal(*segmentations)
     assert (tmp_path / "stock.pkl").read_bytes() == (tmp_path / "ours.pkl").read_bytes(), "sampling locations too"
-    data, properties = preprocess_images([image], plans, stock, DATASET_JSON)
+    data, _, properties = DefaultPreprocessor(verbose=False).run_case(
+        [str(image)], None, plans, ResizedBy(stock, "fast"), DATASET_JSON
+    )
     np.testing.assert_array_equal(data, ours)
     kept = pickle.loads((tmp_path / "ours.pkl").read_bytes())
     assert properties == {key: value for key, value in kept.items() if key != "class_locations"}

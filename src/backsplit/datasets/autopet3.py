@@ -31,8 +31,8 @@ class AutoPet3:
 
     name = "autopet3"
     channels = ("CT", "PET")
-    ignore = None
     """nnU-Net normalises what is called CT by the Hounsfield units of all cases, and anything else image by image."""
+    ignore = None
     label_names = ((0, BACKGROUND), (1, "tumor"))
 
     @property

@@ -43,14 +43,11 @@ class Description:
 
 
 @dataclass(frozen=True, slots=True)
-class RawDataset:
-    """A folder with `dataset.json`. Every case is a patient of its own: the format does not say who shares one."""
+class DescribedFolder:
+    """A folder with `dataset.json`."""
 
     source: Path
     description: Description
-    split: Literal["training", "test"]
-    kind: str = "nnunet"
-    """Name of the converter."""
 
     @property
     def name(self) -> str:
@@ -66,6 +63,15 @@ class RawDataset:
     def label_names(self) -> tuple[tuple[int, str], ...]:
         """As the description names them."""
         return self.description.label_names
+
+
+@dataclass(frozen=True, slots=True)
+class RawDataset(DescribedFolder):
+    """nnU-Net's. Every case is a patient of its own: the format does not say who shares one."""
+
+    split: Literal["training", "test"]
+    kind: str = "nnunet"
+    """Name of the converter."""
 
     @property
     def ignore(self) -> int | None:

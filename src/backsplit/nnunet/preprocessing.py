@@ -3,15 +3,13 @@
 import contextlib
 from collections.abc import Callable, Collection, Generator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float32
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.preprocessing.resampling.default_resampling import ANISO_THRESHOLD, determine_do_sep_z_and_axis
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from backsplit.nnunet.resizing import resize_image, resize_labels
 
@@ -36,21 +34,6 @@ def one_thread() -> Generator[None]:
         torch.set_num_threads(before)
 
 
-def preprocess_images(
-    images: Sequence[Path],
-    plans: PlansManager,
-    configuration: ConfigurationManager,
-    dataset_json: dict[str, Any],
-    *,
-    resampling: Resampling = "fast",
-) -> tuple[Channels, dict[str, Any]]:
-    """The channels of a case, one per file, as a network takes them; and nnU-Net's properties, which undo it."""
-    resized = ResizedBy(configuration, resampling, without_labels=True)
-    paths = [str(image) for image in images]
-    data, _, properties = DefaultPreprocessor(verbose=False).run_case(paths, None, plans, resized, dataset_json)
-    return data, properties
-
-
 class ResizedBy(ConfigurationManager):
     """A configuration whose volumes are resized by us; what it holds stays as it is.
 
@@ -59,7 +42,6 @@ class ResizedBy(ConfigurationManager):
             settings ours does not know, that one is used.
         resampling: who resizes.
         without_images: zeros of the right shape instead, where only labels are wanted.
-        without_labels: leave them unresized, where only images are wanted.
     """
 
     def __init__(
@@ -68,11 +50,10 @@ class ResizedBy(ConfigurationManager):
         resampling: Resampling,
         *,
         without_images: bool = False,
-        without_labels: bool = False,
     ) -> None:
         super().__init__(configuration.configuration)
         self._of_images = _zeros if without_images else _resampler(configuration, resampling, "data")
-        self._of_labels = _unchanged if without_labels else _resampler(configuration, resampling, "seg")
+        self._of_labels = _resampler(configuration, resampling, "seg")
 
     @property
     def resampling_fn_data(self) -> Resampler:
@@ -87,10 +68,6 @@ class ResizedBy(ConfigurationManager):
 
 def _zeros(data: np.ndarray, new_shape: Sequence[int] | np.ndarray, *_: object) -> np.ndarray:
     return np.zeros((len(data), *new_shape), np.float32)
-
-
-def _unchanged(data: np.ndarray, *_: object) -> np.ndarray:
-    return data
 
 
 def _resampler(configuration: ConfigurationManager, resampling: Resampling, part: Literal["data", "seg"]) -> Resampler:
