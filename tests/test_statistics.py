@@ -138,6 +138,16 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.88 <= covered <= 0.99
 
 
+def test_with_few_units_the_interval_is_as_wide_as_students():
+    rng = np.random.default_rng(5)
+    ratios = []
+    for number, sample in enumerate(rng.normal(size=(30, 10))):
+        low, high, _ = statistics.bootstrap_interval(sample, seed=number)
+        expected = stats.t.interval(0.95, 9, loc=sample.mean(), scale=stats.sem(sample))
+        ratios.append((high - low) / (expected[1] - expected[0]))
+    assert np.mean(ratios) == pytest.approx(1, abs=0.05)  # without the correction 0.82
+
+
 @pytest.mark.parametrize(
     ("full", "note"),
     [

@@ -11,6 +11,7 @@ import surface_distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from scipy.spatial.distance import cdist
 from surface_distance.lookup_tables import create_table_neighbour_code_to_surface_area
 
 from backsplit.errors import ConfigurationError, GeometryError
@@ -19,10 +20,11 @@ from backsplit.evaluation import (
     count_overlap,
     dice,
     hausdorff_mm,
+    nearest,
     normalised_surface_dice,
     surface_distances,
 )
-from backsplit.evaluation import surfaces as surfaces_module
+from backsplit.evaluation.nearest import nearest_mm
 from backsplit.evaluation.surface_elements import element_areas_mm2
 
 pytestmark = pytest.mark.filterwarnings(
@@ -98,16 +100,16 @@ def test_agrees_with_deepmind_on_kidney_cysts(name: str, real_data: Path):
     assert_agrees(ndimage.binary_erosion(cyst) | changed, cyst, spacing_mm)
 
 
-@given(seeds)
-@settings(max_examples=25, deadline=None)
-def test_tree_and_transform_measure_the_same(seed):
-    prediction, reference, spacing_mm = random_pair(seed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(surfaces_module, "_DENSE_CORNERS_PER_ELEMENT", 0)
-        by_tree = surface_distances(prediction, reference, spacing_mm=spacing_mm)
-    by_transform = surface_distances(prediction, reference, spacing_mm=spacing_mm)
-    np.testing.assert_allclose(by_tree.prediction_to_reference_mm, by_transform.prediction_to_reference_mm, atol=1e-12)
-    np.testing.assert_allclose(by_tree.reference_areas_mm2.sum(), by_transform.reference_areas_mm2.sum())
+@given(seeds, st.sampled_from(SPACINGS_MM), st.integers(1, 60))
+@settings(max_examples=50, deadline=None)
+def test_near_points_trees_and_transforms_measure_what_all_pairs_do(seed, spacing_mm, extent):
+    rng = np.random.default_rng(seed)
+    start, end = (np.unique(rng.integers(-extent, extent, (rng.integers(1, 80), 3)), axis=0) for _ in range(2))
+    expected = cdist(start * np.asarray(spacing_mm), end * np.asarray(spacing_mm)).min(axis=1)
+    for points_per_query in (0, nearest._DENSE_POINTS_PER_QUERY, math.inf):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(nearest, "_DENSE_POINTS_PER_QUERY", points_per_query)
+            np.testing.assert_allclose(nearest_mm(start, end, spacing_mm=spacing_mm), expected, atol=1e-9)
 
 
 @given(seeds)

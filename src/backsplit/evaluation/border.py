@@ -11,10 +11,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from jaxtyping import Float, Int
+from scipy.ndimage import binary_erosion
 
 from backsplit.arrays import Mask, Spacing
+from backsplit.evaluation.nearest import nearest_mm
 from backsplit.evaluation.overlap import ReferenceMask, require_one_shape
 
 
@@ -34,7 +35,9 @@ def border_distances(prediction: Mask, reference: ReferenceMask, *, spacing_mm: 
     """
     require_one_shape(prediction, reference)
     first, second = _border(prediction), _border(reference)
-    return BorderDistances(_from_to(first, second, spacing_mm), _from_to(second, first, spacing_mm))
+    return BorderDistances(
+        nearest_mm(first, second, spacing_mm=spacing_mm), nearest_mm(second, first, spacing_mm=spacing_mm)
+    )
 
 
 def border_hausdorff_mm(distances: BorderDistances, *, percentile: float) -> float:
@@ -51,12 +54,6 @@ def border_surface_dice(distances: BorderDistances, *, tolerance_mm: float) -> f
     return float(np.mean(both <= tolerance_mm)) if both.size else math.nan
 
 
-def _border(mask: Mask) -> Mask:
+def _border(mask: Mask) -> Int[np.ndarray, "voxels 3"]:
     padded = np.pad(mask, 1)
-    return (padded & ~binary_erosion(padded))[1:-1, 1:-1, 1:-1]
-
-
-def _from_to(start: Mask, end: Mask, spacing_mm: Spacing) -> Float[np.ndarray, " voxels"]:
-    if not end.any():
-        return np.full(np.count_nonzero(start), math.inf)
-    return distance_transform_edt(~end, sampling=spacing_mm)[start]
+    return np.argwhere(padded & ~binary_erosion(padded))

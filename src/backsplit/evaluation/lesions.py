@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from backsplit.arrays import Mask
+from backsplit.evaluation.boxes import NOTHING, bounding_box
 from backsplit.evaluation.overlap import ReferenceMask, require_one_shape
 
 MATCHING_IOU = 0.5
@@ -69,25 +70,29 @@ def count_lesions(prediction: Mask, reference: ReferenceMask, *, min_voxels: int
         GeometryError: the masks differ in shape.
     """
     require_one_shape(prediction, reference)
-    predicted, predicted_sizes = _components(prediction, min_voxels)
-    referred, reference_sizes = _components(reference, min_voxels)
-    both = (predicted > 0) & (referred > 0)
-    width = predicted_sizes.size + 1
-    codes, shared = np.unique(referred[both].astype(np.int64) * width + predicted[both], return_counts=True)
+    is_shared = prediction & reference
+    predicted, prediction_sizes = _components(prediction, is_shared, min_voxels)
+    referred, reference_sizes = _components(reference, is_shared, min_voxels)
+    is_pair = (predicted > 0) & (referred > 0)
+    width = prediction_sizes.size + 1
+    codes, shared = np.unique(referred[is_pair] * width + predicted[is_pair], return_counts=True)
     pairs = np.stack([codes // width - 1, codes % width - 1], axis=1)
-    return Lesions(reference_sizes, predicted_sizes, pairs, shared)
+    return Lesions(reference_sizes, prediction_sizes, pairs, shared)
 
 
-def _components(mask: Mask, min_voxels: int) -> tuple[Int[np.ndarray, "x y z"], Int[np.ndarray, " components"]]:
-    """Components numbered from 1 without gaps, and their sizes."""
-    if not mask.any():
-        return np.zeros(mask.shape, np.int64), np.zeros(0, np.int64)
-    parts = cc3d.connected_components(mask, connectivity=26)
-    sizes = np.bincount(parts.ravel())
+def _components(
+    mask: Mask, is_shared: Mask, min_voxels: int
+) -> tuple[Int[np.ndarray, " shared"], Int[np.ndarray, " components"]]:
+    """Number of the component, from 1, that each shared voxel lies in, 0 where that is too small; and all sizes."""
+    box = bounding_box(mask)
+    if box == NOTHING:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    parts = cc3d.connected_components(mask[box], connectivity=26)
+    sizes = cc3d.statistics(parts, no_slice_conversion=True)["voxel_counts"].astype(np.int64)
     is_kept = sizes >= min_voxels
     is_kept[0] = False
     number = np.cumsum(is_kept) * is_kept
-    return number[parts], sizes[is_kept]
+    return number[parts[is_shared[box]]], sizes[is_kept]
 
 
 def lesion_scores(lesions: Lesions, *, voxel_ml: float) -> dict[str, float]:

@@ -112,7 +112,7 @@ def score_label_maps(
     for value, name in classes.items():
         predicted, referred = prediction == value, reference == value
         box = joint_box(bounding_box(predicted), bounding_box(referred))
-        masks = (np.ascontiguousarray(predicted[box]), np.ascontiguousarray(referred[box]))
+        masks = (predicted[box], referred[box])
         counted = lesions.count_lesions(*masks, min_voxels=scoring.min_lesion_voxels)
         values = _score_masks(*masks, spacing_mm, scoring) | lesions.lesion_scores(
             counted, voxel_ml=math.prod(spacing_mm) / 1000

@@ -66,9 +66,9 @@ def compare(
     Returns:
         One row per arm, class and metric: `rule` of the arm, `unit` (patient or case), `num_seeds`, `num_pairs` of
         units, `num_undefined`, `mean_difference` (arm minus baseline, in the unit of the metric) with the limits `low`
-        and `high` of its 95 % interval (BCa bootstrap over units), `wins`, `ties`, `losses` of the arm, the effect
-        sizes `effect_rank_biserial` (matched pairs, in -1 to 1) and `effect_d` (mean over standard deviation), positive
-        where the arm is better, `p_wilcoxon` (signed-rank) and `p_permutation` (signs of the differences, mean as
+        and `high` of its 95 % interval (BCa bootstrap over units, widened for few), `wins`, `ties`, `losses` of the
+        arm, the effect sizes `effect_rank_biserial` (matched pairs, in -1 to 1) and `effect_d` (mean over standard
+        deviation), positive where the arm is better, `p_wilcoxon` (signed-rank) and `p_permutation` (signs of the differences, mean as
         statistic), both two-sided, `p_holm` (the former corrected over the whole table), `note` (why something is
         undefined), `empty_policy`.
 
@@ -154,7 +154,14 @@ def holm(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
 
 
 def bootstrap_interval(differences: Differences, *, seed: int) -> tuple[float, float, str]:
-    """95 % BCa interval of the mean, and a note: empty, or the reason why the limits are NaN."""
+    r"""95 % BCa interval of the mean, and a note: empty, or the reason why the limits are NaN.
+
+    A bootstrap of $n$ units is too narrow by the factor $\sqrt{(n - 1) / n}$ and by that of a normal to a t
+    distribution. So the interval is taken at the level whose normal quantile is $\sqrt{n / (n - 1)} \, t_{n - 1}$.
+
+    Source:
+        Hesterberg, What teachers should know about the bootstrap, Am. Stat. 69, 2015 (expanded percentiles).
+    """
     if differences.size < FEWEST_UNITS:
         return np.nan, np.nan, f"no interval: fewer than {FEWEST_UNITS} pairs"
     if np.ptp(differences) <= 1e-12 * np.abs(differences).max():
@@ -165,12 +172,17 @@ def bootstrap_interval(differences: Differences, *, seed: int) -> tuple[float, f
             (differences,),
             np.mean,
             n_resamples=NUM_RESAMPLES,
-            confidence_level=CONFIDENCE,
+            confidence_level=_expanded_level(differences.size),
             method="BCa",
             rng=np.random.default_rng(seed),
         ).confidence_interval
     low, high = float(interval.low), float(interval.high)
     return low, high, "no interval: the bootstrap distribution is degenerate" if np.isnan(low + high) else ""
+
+
+def _expanded_level(num_units: int) -> float:
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, num_units - 1) * np.sqrt(num_units / (num_units - 1))
+    return float(2 * stats.norm.cdf(quantile) - 1)
 
 
 def wilcoxon_p(differences: Differences) -> float:

@@ -10,17 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.ndimage import distance_transform_edt
-from scipy.spatial import KDTree
 
 from backsplit.arrays import Mask, Spacing
 from backsplit.errors import ConfigurationError, GeometryError
 from backsplit.evaluation.boxes import bounding_box
+from backsplit.evaluation.nearest import nearest_mm
 from backsplit.evaluation.overlap import ReferenceMask, require_one_shape
 from backsplit.evaluation.surface_elements import FULL, element_areas_mm2, neighbour_codes
-
-_DENSE_CORNERS_PER_ELEMENT = 50
-"""Up to here a distance transform of the joint bounding box is quick; beyond, lesions lie far apart in a large box."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,16 +35,15 @@ class SurfaceDistances:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Surface:
-    is_element: Mask
-    """Corner points of the joint bounding box that carry an element."""
+    corners: Int[np.ndarray, "elements 3"]
+    """Corner points of the voxel grid that carry an element."""
     areas_mm2: Float[np.ndarray, " elements"]
-    """Areas of the elements, in the order of `np.argwhere(is_element)`."""
 
 
 def surface_distances(prediction: Mask, reference: ReferenceMask, *, spacing_mm: Spacing) -> SurfaceDistances:
     """Distances between the surfaces of two masks, both ways, between the corner points that elements lie at.
 
-    Time and memory grow with the joint bounding box of the two masks and with their surfaces, not with the image.
+    Time and memory grow with the bounding boxes of the masks and with their surfaces, not with the image.
 
     Raises:
         GeometryError: the masks differ in shape, or the spacing is not positive.
@@ -56,9 +51,8 @@ def surface_distances(prediction: Mask, reference: ReferenceMask, *, spacing_mm:
     require_one_shape(prediction, reference)
     if not all(0 < length < math.inf for length in spacing_mm):
         raise GeometryError(f"voxel spacing must be three positive lengths in mm, got {spacing_mm}")
-    box = bounding_box(prediction | reference)
     areas_mm2 = element_areas_mm2(spacing_mm)
-    first, second = _surface(prediction[box], areas_mm2), _surface(reference[box], areas_mm2)
+    first, second = _surface(prediction, areas_mm2), _surface(reference, areas_mm2)
     return SurfaceDistances(
         *_sorted_distances(first, second, spacing_mm), *_sorted_distances(second, first, spacing_mm)
     )
@@ -121,36 +115,22 @@ def normalised_surface_dice(surfaces: SurfaceDistances, *, tolerance_mm: float) 
 
 
 def _surface(mask: Mask, areas_mm2: Float[np.ndarray, "256"]) -> _Surface:
-    codes = neighbour_codes(mask)
-    is_element = (codes != 0) & (codes != FULL)
-    return _Surface(is_element, areas_mm2[codes[is_element]])
+    box = bounding_box(mask)
+    codes = neighbour_codes(mask[box])
+    order = "F" if codes.flags.f_contiguous else "C"
+    flat = codes.ravel(order)
+    places = np.flatnonzero((flat != 0) & (flat != FULL))
+    corners = np.stack(np.unravel_index(places, codes.shape, order), axis=1)
+    return _Surface(corners + [side.start for side in box], areas_mm2[flat[places]])
 
 
 def _sorted_distances(
     start: _Surface, end: _Surface, spacing_mm: Spacing
 ) -> tuple[Float[np.ndarray, " elements"], Float[np.ndarray, " elements"]]:
     """Distance from each element of `start` to the nearest of `end`, and areas, sorted by distance, then area."""
-    distances_mm = _distances_mm(start, end, spacing_mm)
+    distances_mm = nearest_mm(start.corners, end.corners, spacing_mm=spacing_mm)
     order = np.lexsort((start.areas_mm2, distances_mm))
     return distances_mm[order], start.areas_mm2[order]
-
-
-def _distances_mm(start: _Surface, end: _Surface, spacing_mm: Spacing) -> Float[np.ndarray, " elements"]:
-    """Exact either way; a distance transform costs by the voxel, a search tree by the element."""
-    num_elements = start.areas_mm2.size + end.areas_mm2.size
-    if not end.areas_mm2.size:
-        return np.full(start.areas_mm2.size, math.inf)
-    if start.is_element.size <= _DENSE_CORNERS_PER_ELEMENT * num_elements:
-        return distance_transform_edt(~end.is_element, sampling=spacing_mm)[start.is_element]
-    return _distances_by_tree_mm(np.argwhere(start.is_element), np.argwhere(end.is_element), spacing_mm)
-
-
-def _distances_by_tree_mm(
-    start: Int[np.ndarray, "elements 3"], end: Int[np.ndarray, "others 3"], spacing_mm: Spacing
-) -> Float[np.ndarray, " elements"]:
-    scale = np.asarray(spacing_mm)
-    _, nearest = KDTree(end * scale).query(start * scale)
-    return np.sqrt((((start - end[nearest]) * scale) ** 2).sum(axis=1))  # whole steps: the same anywhere in the image
 
 
 def _percentile(
