@@ -11,6 +11,7 @@ from backsplit.cli import main
 from backsplit.evaluation import LESION_COLUMNS, UNDEFINED, Scoring, read_scores, read_table, write_rows
 from backsplit.experiments.evaluating import evaluate
 from backsplit.experiments.paths import Workspace
+from backsplit.experiments.study import evaluated_policy
 from backsplit.nnunet.arms import BLOCK
 from backsplit.volume import Volume, read_labels, write_volume
 from studies import compose_phantom
@@ -113,6 +114,28 @@ def test_all_faults_are_named_and_no_table_is_written(study, capsys):
     ):
         assert part in told
     assert not study.scores.exists()
+
+
+def test_regions_and_a_stated_penalty_on_the_command_line(study, capsys):
+    command = ["evaluate", "--tolerance-mm", "2", "--jobs", "1", "--workspace", str(study.root)]
+    assert main([*command, "--empty-policy", "penalty", "--penalty-mm", "300", "--regions", "lesion=cyst"]) == 0
+    assert "one empty: Dice 0, NSD 0, HD95 300.0 mm" in capsys.readouterr().out
+    table = read_scores(study.scores).set_index("class")
+    assert table.loc["lesion", "dice"].tolist() == table.loc["cyst", "dice"].tolist()
+    assert evaluated_policy(study).distance_one_empty == 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--penalty-mm", "300"], "--penalty-mm needs --empty-policy penalty, not undefined"),
+        (["--regions", "mass"], "--regions takes name=target+target, got 'mass'"),
+        (["--regions", "mass=cyst+liver"], "region mass = cyst + liver: expected a new name, and classes among cyst"),
+    ],
+)
+def test_choices_that_make_no_sense_are_one_line(study, capsys, arguments, told):
+    assert main(["evaluate", "--tolerance-mm", "2", "--workspace", str(study.root), *arguments]) == 1
+    assert told in capsys.readouterr().err.splitlines()[-1]
 
 
 def _cut(grid):

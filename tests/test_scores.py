@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
 
-from backsplit.errors import ConfigurationError, GeometryError
+from backsplit.errors import ConfigurationError, GeometryError, LabelError
 from backsplit.evaluation import (
     Scoring,
     Subject,
@@ -203,6 +203,31 @@ def test_a_case_has_a_row_per_class_and_per_lesion():
     assert tumor["num_reference_lesions"] == 0
 
 
+@pytest.mark.parametrize(("mm3", "voxels"), [(0.0, 2), (12.0, 2), (18.0, 3), (18.1, 4)])
+def test_the_smallest_lesion_in_mm3_is_a_number_of_voxels(mm3, voxels):
+    assert Scoring((1.0,), 2, min_lesion_mm3=mm3).smallest_lesion((1.0, 2.0, 3.0)) == voxels
+
+
+def test_a_region_is_scored_as_the_union_of_its_classes():
+    rng = np.random.default_rng(0)
+    prediction, reference = rng.integers(0, 4, (2, 9, 9, 9), dtype=np.uint8)
+    told = {"subject": Subject("arm", "0", "a", "argmax"), "spacing_mm": (1.0, 1.0, 2.0)}
+    regions = Scoring((1.0,), regions=(("mass", ("cyst", "stone")),))
+    names = {1: "cyst", 2: "tumor", 3: "stone"}
+    found = score_label_maps(prediction, reference, classes=names, scoring=regions, **told)
+    merged = [(labels % 2).astype(np.uint8) for labels in (prediction, reference)]
+    alone = score_label_maps(*merged, classes={1: "mass"}, scoring=Scoring((1.0,)), **told)
+    assert [row["class"] for row in found.scores] == ["cyst", "tumor", "stone", "mass"]
+    assert found.scores[-1] == alone.scores[0]
+    assert [row for row in found.lesions if row["class"] == "mass"] == alone.lesions
+
+
+@pytest.mark.parametrize("region", [("cyst", ("tumor",)), ("mass", ("cyst", "liver"))])
+def test_regions_that_do_not_fit_the_classes(region):
+    with pytest.raises(LabelError, match=r"expected a new name, and classes among cyst, tumor"):
+        Scoring((1.0,), regions=(region,)).masks_of({1: "cyst", 2: "tumor"})
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -210,6 +235,8 @@ def test_a_case_has_a_row_per_class_and_per_lesion():
         (((0.0,),), "distances above 0 mm"),
         (((1.0, 1.0),), "names one twice"),
         (((1.0,), 0), "--min-lesion-voxels must be 1 or more"),
+        (((1.0,), 1, False, -1.0), "--min-lesion-mm3 must be a volume of 0 mm3 or more, got -1.0"),
+        (((1.0,), 1, False, 0.0, (("mass", ()),)), "regions need a name each, once, and a class or more"),
     ],
 )
 def test_scorings_that_make_no_sense(arguments, told):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from backsplit.errors import CohortError, ConfigurationError, GeometryError, LabelError
 from backsplit.evaluation import (
     PENALTY,
+    POLICIES,
     UNDEFINED,
     EmptyPolicy,
     Scoring,
@@ -21,8 +22,10 @@ from backsplit.evaluation import (
     format_table,
     hausdorff_mm,
     normalised_surface_dice,
+    policy_named,
     read_scores,
     score_label_maps,
+    stated_penalty,
     summarise,
     surface_distances,
     write_rows,
@@ -154,6 +157,18 @@ def test_penalty_is_the_image_diagonal(scores):
     (row,) = summarise(scores, PENALTY).to_dict("records")
     assert (row["mean_hd95_mm"], row["num_undefined_hd95_mm"]) == (pytest.approx(202 / 3), 1)
     assert row["mean_dice"] == pytest.approx(0.5 / 3)
+
+
+@given(st.floats(0, 1e6))
+def test_a_stated_penalty_is_found_again_by_its_name(distance_mm):
+    policy = stated_penalty(distance_mm)
+    assert policy_named(policy.name) == policy
+    assert f"HD95 {distance_mm} mm" in policy.describe()
+
+
+@pytest.mark.parametrize("policy", POLICIES.values())
+def test_presets_are_found_by_name(policy):
+    assert policy_named(policy.name) is policy
 
 
 def test_policy_of_own_choice_leaves_the_scores_alone(scores):

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from backsplit.cli.arguments import DEFAULT_WORKSPACE, say
+from backsplit.errors import ConfigurationError
 from backsplit.experiments.paths import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from backsplit.evaluation import EmptyPolicy
 
 
 @dataclass(frozen=True)
@@ -21,19 +24,27 @@ class Evaluate:
 
     Example: backsplit evaluate --tolerance-mm 1 3 --min-lesion-voxels 10
 
-    Example: backsplit evaluate --tolerance-mm 1 --empty-policy penalty
+    Example: backsplit evaluate --tolerance-mm 1 --empty-policy penalty --penalty-mm 300
+
+    Example: backsplit evaluate --tolerance-mm 1 --regions mass=cyst+tumor
     """
 
     tolerance_mm: tuple[float, ...]
     """Accepted surface deviations for NSD, in mm; clinical choices, so they have no default."""
     min_lesion_voxels: int = 1
     """Components of fewer voxels (26 neighbours) are no lesions in lesion-wise scores."""
+    min_lesion_mm3: float = 0.0
+    """Components of less volume are no lesions either."""
+    regions: tuple[str, ...] = ()
+    """Targets to score together as well, each as name=target+target."""
     border: bool = False
     """Also score HD95 and NSD by border voxels, as MONAI does, in columns of their own."""
     empty_policy: Literal["undefined", "penalty", "nnunet", "challenge-brats"] = "undefined"
     """What means do with cases without a lesion in reference, prediction or both. undefined: leave distances out and
     count them; penalty: the image diagonal; nnunet: its own rule; challenge-brats: 374 mm, and full marks for both
     empty. Scores on disk stay as they are."""
+    penalty_mm: float | None = None
+    """With --empty-policy penalty: this distance instead of the image diagonal."""
     jobs: int = min(8, os.cpu_count() or 1)
     """Cases at a time."""
     workspace: Path = DEFAULT_WORKSPACE
@@ -41,16 +52,34 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluate."""
-        from backsplit.evaluation import POLICIES, Scoring, format_table
+        from backsplit.evaluation import Scoring, format_table
         from backsplit.experiments.evaluating import evaluate
 
-        policy = POLICIES[self.empty_policy]
-        workspace = Workspace(self.workspace)
-        scoring = Scoring(self.tolerance_mm, self.min_lesion_voxels, self.border)
+        policy, workspace = self.policy(), Workspace(self.workspace)
+        regions = tuple(_region(text) for text in self.regions)
+        scoring = Scoring(self.tolerance_mm, self.min_lesion_voxels, self.border, self.min_lesion_mm3, regions)
         summary = evaluate(workspace, scoring=scoring, policy=policy, num_processes=self.jobs)
         say(format_table(_main_columns(summary)))
         say(policy.describe())
         say(f"{workspace.scores}")
+
+    def policy(self) -> "EmptyPolicy":
+        """The empty policy, with the stated penalty if there is one."""
+        from backsplit.evaluation import policy_named, stated_penalty
+
+        if self.penalty_mm is None:
+            return policy_named(self.empty_policy)
+        if self.empty_policy != "penalty":
+            raise ConfigurationError(f"--penalty-mm needs --empty-policy penalty, not {self.empty_policy}")
+        return stated_penalty(self.penalty_mm)
+
+
+def _region(text: str) -> tuple[str, tuple[str, ...]]:
+    """A name and what it merges, of `name=target+target`."""
+    name, equals, targets = text.partition("=")
+    if not (name and equals and targets):
+        raise ConfigurationError(f"--regions takes name=target+target, got {text!r}")
+    return name, tuple(targets.split("+"))
 
 
 def _main_columns(summary: "pd.DataFrame") -> "pd.DataFrame":

@@ -2,7 +2,16 @@
 
 from backsplit.evaluation.border import border_distances, border_hausdorff_mm, border_surface_dice
 from backsplit.evaluation.definitions import DISTANCES, Metric, metric_of, metrics_in, nsd_column
-from backsplit.evaluation.empty import BRATS, NNUNET, PENALTY, POLICIES, UNDEFINED, EmptyPolicy
+from backsplit.evaluation.empty import (
+    BRATS,
+    NNUNET,
+    PENALTY,
+    POLICIES,
+    UNDEFINED,
+    EmptyPolicy,
+    policy_named,
+    stated_penalty,
+)
 from backsplit.evaluation.layout import FORMATS, arrange, paper_numbers, render
 from backsplit.evaluation.lesions import Lesions, count_lesions, lesion_scores
 from backsplit.evaluation.overlap import Overlap, count_overlap, dice, iou, precision, recall
@@ -63,12 +72,14 @@ __all__ = [
     "nsd_column",
     "paired_differences",
     "paper_numbers",
+    "policy_named",
     "precision",
     "read_scores",
     "read_table",
     "recall",
     "render",
     "score_label_maps",
+    "stated_penalty",
     "summarise",
     "surface_distances",
     "write_rows",

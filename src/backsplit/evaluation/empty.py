@@ -83,3 +83,19 @@ BRATS = EmptyPolicy("challenge-brats", distance_one_empty=BRATS_PENALTY_MM, both
 """Of the BraTS challenges: 374 mm where one mask is empty, full marks where both are."""
 POLICIES = {policy.name: policy for policy in (UNDEFINED, PENALTY, NNUNET, BRATS)}
 """The presets by name."""
+
+
+def policy_named(name: str) -> EmptyPolicy:
+    """A preset, or the penalty of a stated distance that `stated_penalty` made."""
+    if name in POLICIES:
+        return POLICIES[name]
+    return stated_penalty(float(name.removeprefix("penalty-").removesuffix("mm")))
+
+
+def stated_penalty(distance_mm: float) -> EmptyPolicy:
+    """A missed lesion or a false alarm costs so many mm.
+
+    Raises:
+        ConfigurationError: not a distance of 0 mm or more.
+    """
+    return EmptyPolicy(f"penalty-{distance_mm!r}mm", distance_one_empty=distance_mm)

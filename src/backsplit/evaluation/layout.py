@@ -9,7 +9,7 @@ import pandas as pd
 
 from backsplit.errors import ConfigurationError
 from backsplit.evaluation.definitions import Metric, metric_of
-from backsplit.evaluation.empty import POLICIES
+from backsplit.evaluation.empty import policy_named
 from backsplit.evaluation.statistics import COMPARED
 
 SIGNIFICANT = 0.05
@@ -140,7 +140,7 @@ def _caption(summary: pd.DataFrame, comparison: pd.DataFrame, metrics: Sequence[
         for metric in metrics
         if (count := int(summary[f"num_undefined_{metric.column}"].sum()))
     ]
-    policy = POLICIES[str(summary["empty_policy"].iloc[0])]
+    policy = policy_named(str(summary["empty_policy"].iloc[0]))
     parts = [f"Means over cases; rule {' and '.join(sorted(summary['rule'].unique()))}.", policy.describe()]
     parts.append(f"Undefined values: {', '.join(undefined) or 'none'}.")
     if len(comparison):
@@ -178,7 +178,8 @@ def _latex(layout: Layout) -> str:
 
 def _csv(layout: Layout) -> str:
     rows = [[entry.text for entry in row] for row in layout.rows]
-    return pd.DataFrame(rows, columns=list(layout.header)).to_csv(index=False, lineterminator="\n")
+    table = pd.DataFrame(rows, columns=list(layout.header)).to_csv(index=False, lineterminator="\n")
+    return f"{table}# {layout.caption}\n"
 
 
 def _html(layout: Layout) -> str:

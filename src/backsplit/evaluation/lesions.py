@@ -87,7 +87,7 @@ def _components(
     box = bounding_box(mask)
     if box == NOTHING:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    parts = cc3d.connected_components(mask[box], connectivity=26)
+    parts = cc3d.connected_components(mask[box].copy("K"), connectivity=26)  # 3.29 misreads views of larger arrays
     sizes = cc3d.statistics(parts, no_slice_conversion=True)["voxel_counts"].astype(np.int64)
     is_kept = sizes >= min_voxels
     is_kept[0] = False

@@ -1,8 +1,9 @@
 """All scores of one case: each class is cut out once, and everything is computed on what was cut out."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import reduce
 
 import numpy as np
 from jaxtyping import Integer
@@ -23,7 +24,8 @@ class Scoring:
     """How scores are made; the same for all arms of a comparison.
 
     Raises:
-        ConfigurationError: no tolerance, one that is not above 0 mm or comes twice, or lesions of less than a voxel.
+        ConfigurationError: no tolerance, one that is not above 0 mm or comes twice, a smallest lesion of less than a
+            voxel or of negative volume, or a region that is named twice or has no class.
     """
 
     tolerances_mm: tuple[float, ...]
@@ -32,6 +34,10 @@ class Scoring:
     """Components of fewer voxels are no lesions."""
     border: bool = False
     """Also score by border voxels, as MONAI does."""
+    min_lesion_mm3: float = 0.0
+    """Components of less volume are no lesions either."""
+    regions: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Names, and the classes that are merged under each, scored beside the classes."""
 
     def __post_init__(self) -> None:
         if not self.tolerances_mm or not all(0 < tolerance < math.inf for tolerance in self.tolerances_mm):
@@ -40,6 +46,30 @@ class Scoring:
             raise ConfigurationError(f"--tolerance-mm names one twice: {self.tolerances_mm}")
         if self.min_lesion_voxels < 1:
             raise ConfigurationError(f"--min-lesion-voxels must be 1 or more, got {self.min_lesion_voxels}")
+        if not 0 <= self.min_lesion_mm3 < math.inf:
+            raise ConfigurationError(f"--min-lesion-mm3 must be a volume of 0 mm3 or more, got {self.min_lesion_mm3}")
+        names = [name for name, _ in self.regions]
+        if len(set(names)) < len(names) or not all(name and merged for name, merged in self.regions):
+            raise ConfigurationError(f"regions need a name each, once, and a class or more; got {self.regions}")
+
+    def smallest_lesion(self, spacing_mm: Spacing) -> int:
+        """Voxels of the smallest component that is a lesion, at least 1."""
+        by_volume = math.ceil(self.min_lesion_mm3 / math.prod(spacing_mm) - 1e-9)
+        return max(self.min_lesion_voxels, by_volume)
+
+    def masks_of(self, classes: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
+        """Label values of everything that is scored: the classes in their order, then the regions.
+
+        Raises:
+            LabelError: a region merges what is no class, or has the name of one.
+        """
+        values = {name: value for value, name in classes.items()}
+        for region, merged in self.regions:
+            if region in values or not values.keys() >= set(merged):
+                told, known = " + ".join(merged), ", ".join(values)
+                raise LabelError(f"region {region} = {told}: expected a new name, and classes among {known}")
+        single = {name: (value,) for name, value in values.items()}
+        return single | {region: tuple(values[name] for name in merged) for region, merged in self.regions}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +117,17 @@ def score_label_maps(
         prediction: label map.
         reference: label map on the same grid.
         subject: whose scores they are, for the rows.
-        classes: label value (1 or more) to class name; other values in the maps are not scored.
+        classes: label value (1 or more) to class name; other values in the maps are not scored. The regions of the
+            scoring merge them by name.
         spacing_mm: edge lengths of a voxel, in the order of the array axes.
         scoring: tolerances and definitions.
 
     Returns:
-        Rows in the order of `classes`.
+        Rows in the order of `classes`, then of the regions.
 
     Raises:
         GeometryError: the maps differ in shape.
-        LabelError: a label value below 1 is to be scored.
+        LabelError: a label value below 1 is to be scored, or a region does not fit the classes.
     """
     if prediction.shape != reference.shape:
         raise GeometryError(
@@ -109,17 +140,21 @@ def score_label_maps(
     told, found = asdict(subject), CaseScores([], [])
     labelled = joint_box(bounding_box(prediction), bounding_box(reference))
     prediction, reference = prediction[labelled], reference[labelled]
-    for value, name in classes.items():
-        predicted, referred = prediction == value, reference == value
+    for name, values in scoring.masks_of(classes).items():
+        predicted, referred = (_mask(labels, values) for labels in (prediction, reference))
         box = joint_box(bounding_box(predicted), bounding_box(referred))
         masks = (predicted[box], referred[box])
-        counted = lesions.count_lesions(*masks, min_voxels=scoring.min_lesion_voxels)
-        values = _score_masks(*masks, spacing_mm, scoring) | lesions.lesion_scores(
+        counted = lesions.count_lesions(*masks, min_voxels=scoring.smallest_lesion(spacing_mm))
+        scores = _score_masks(*masks, spacing_mm, scoring) | lesions.lesion_scores(
             counted, voxel_ml=math.prod(spacing_mm) / 1000
         )
-        found.scores.append({**told, "class": name, **values, "diagonal_mm": diagonal_mm})
+        found.scores.append({**told, "class": name, **scores, "diagonal_mm": diagonal_mm})
         found.lesions.extend({**told, "class": name, **row} for row in _lesion_rows(counted, spacing_mm))
     return found
+
+
+def _mask(labels: LabelMap, values: Collection[int]) -> Mask:
+    return reduce(np.logical_or, (labels == value for value in values))
 
 
 def _score_masks(prediction: Mask, reference: Mask, spacing_mm: Spacing, scoring: Scoring) -> dict[str, float]:

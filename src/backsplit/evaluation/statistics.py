@@ -68,9 +68,9 @@ def compare(
         units, `num_undefined`, `mean_difference` (arm minus baseline, in the unit of the metric) with the limits `low`
         and `high` of its 95 % interval (BCa bootstrap over units, widened for few), `wins`, `ties`, `losses` of the
         arm, the effect sizes `effect_rank_biserial` (matched pairs, in -1 to 1) and `effect_d` (mean over standard
-        deviation), positive where the arm is better, `p_wilcoxon` (signed-rank) and `p_permutation` (signs of the differences, mean as
-        statistic), both two-sided, `p_holm` (the former corrected over the whole table), `note` (why something is
-        undefined), `empty_policy`.
+        deviation), positive where the arm is better, `p_wilcoxon` (signed-rank) and `p_permutation` (signs of the
+        differences, mean as statistic), both two-sided, `p_holm` (the former corrected over the whole table), `note`
+        (why something is undefined), `empty_policy`.
 
     Raises:
         ConfigurationError: the baseline is not among the arms, there is no other, or a metric was not scored.

@@ -59,6 +59,11 @@ class _Work:
     scoring: Scoring
 
     @property
+    def classes(self) -> dict[int, str]:
+        """Names of the targets by label value."""
+        return dict(enumerate(self.scheme.targets, start=1))
+
+    @property
     def how(self) -> dict[str, Any]:
         """What changes the scores, as it comes back from a record."""
         told = {"version": RECORD_VERSION, "scoring": asdict(self.scoring), "targets": self.scheme.targets}
@@ -79,12 +84,14 @@ def evaluate(workspace: Workspace, *, scoring: Scoring, policy: EmptyPolicy, num
     Raises:
         ConfigurationError: no predictions, or predictions of all classes.
         ParityError: arms predicted cases of different cohorts.
+        LabelError: a region that merges what is no target.
         CohortError: cases that cannot be scored, named with their reasons, after the others were; no table is written.
     """
     manifests = predicted_arms(workspace)
     manifest = Path(same_in_all(manifests, "cohort"))
     cohort = cases.read(manifest)
     work = _Work(scheme_of(cohort), cohort.ignore, scoring)
+    scoring.masks_of(work.classes)
     jobs = [_job(workspace, cohort.case(name), arm, told) for arm, told in manifests.items() for name in told["cases"]]
     faults = [
         *_strays(workspace, manifests),
@@ -164,7 +171,7 @@ def _score(job: _Job, work: _Work) -> None:
         predicted,
         fine,
         subject=job.subject,
-        classes=dict(enumerate(scheme.targets, start=1)),
+        classes=work.classes,
         spacing_mm=reference.grid.spacing_mm,
         scoring=work.scoring,
     )

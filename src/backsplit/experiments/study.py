@@ -14,9 +14,9 @@ from backsplit.composition import compose
 from backsplit.datasets.nnunet import images_in
 from backsplit.errors import ConfigurationError, ParityError
 from backsplit.evaluation import (
-    POLICIES,
     EmptyPolicy,
     compare_by,
+    policy_named,
     read_scores,
     write_table,
 )
@@ -156,7 +156,7 @@ def evaluated_policy(workspace: Workspace) -> EmptyPolicy:
     Raises:
         ConfigurationError: nothing has been evaluated.
     """
-    return POLICIES[_study(workspace)["empty_policy"]]
+    return policy_named(_study(workspace)["empty_policy"])
 
 
 def evaluated_cohort(workspace: Workspace) -> Cohort:

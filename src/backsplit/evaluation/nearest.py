@@ -1,0 +1,84 @@
+"""Distance from each point of a voxel grid to the nearest of a set: near ones by looking around, far ones by a search.
+
+Where two surfaces are compared, most points lie a few voxels from the other one. These are found by trying the steps of
+the grid from the shortest on; what is left goes to a distance transform or to a search tree, whichever is cheaper.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.ndimage import distance_transform_edt
+from scipy.spatial import KDTree
+
+from backsplit.arrays import Spacing
+
+Starts = Int[np.ndarray, "starts 3"]
+Ends = Int[np.ndarray, "ends 3"]
+Distances = Float[np.ndarray, " starts"]
+_REACH = 4
+"""Steps are tried up to this many times the finest spacing."""
+_DENSE_POINTS_PER_QUERY = 50
+"""Up to so many grid points per distance a transform is quick; beyond, points lie far apart in a large box."""
+
+
+def nearest_mm(start: Starts, end: Ends, *, spacing_mm: Spacing) -> Distances:
+    """Exact Euclidean distance in mm from each start to the nearest end; infinite where there is no end.
+
+    Args:
+        start: grid points, in voxels.
+        end: grid points, in voxels.
+        spacing_mm: distance of neighbouring grid points along each axis.
+    """
+    distances_mm = np.full(len(start), math.inf)
+    if len(start) and len(end):
+        _look_around(start, end, spacing_mm, distances_mm)
+        far = np.flatnonzero(np.isinf(distances_mm))
+        if far.size:
+            distances_mm[far] = _search(start[far], end, spacing_mm)
+    return distances_mm
+
+
+def _look_around(start: Starts, end: Ends, spacing_mm: Spacing, distances_mm: Distances) -> None:
+    """Fill in the distances of the points from which a step leads to an end."""
+    steps, lengths_mm = _steps(spacing_mm)
+    reach = steps.max(axis=0)
+    low, high = end.min(axis=0) - reach, end.max(axis=0) + reach
+    is_end, corner = _grid(end, low - reach, high + reach), low - reach
+    waiting = np.flatnonzero(((start >= low) & (start <= high)).all(axis=1))
+    places, flat = (start[waiting] - corner) @ is_end.strides, is_end.ravel()
+    for jump, length_mm in zip(steps @ is_end.strides, lengths_mm, strict=True):
+        found = flat[places + jump]
+        distances_mm[waiting[found]] = length_mm
+        waiting, places = waiting[~found], places[~found]
+        if not waiting.size:
+            return
+
+
+@lru_cache(maxsize=64)
+def _steps(spacing_mm: Spacing) -> tuple[Int[np.ndarray, "steps 3"], Float[np.ndarray, " steps"]]:
+    """All steps within reach, and their lengths in mm; the shortest first."""
+    limit_mm = _REACH * min(spacing_mm)
+    spans = [np.arange(-int(limit_mm / edge_mm), int(limit_mm / edge_mm) + 1) for edge_mm in spacing_mm]
+    steps = np.stack(np.meshgrid(*spans, indexing="ij"), axis=-1).reshape(-1, 3)
+    lengths_mm = np.linalg.norm(steps * spacing_mm, axis=1)
+    order = np.argsort(lengths_mm, kind="stable")
+    order = order[lengths_mm[order] <= limit_mm]
+    return steps[order], lengths_mm[order]
+
+
+def _search(start: Starts, end: Ends, spacing_mm: Spacing) -> Distances:
+    """Distances of any length; a distance transform costs by the grid point, a search tree by the query."""
+    low, high = np.minimum(start.min(axis=0), end.min(axis=0)), np.maximum(start.max(axis=0), end.max(axis=0))
+    if np.prod(high - low + 1) <= _DENSE_POINTS_PER_QUERY * len(start):
+        return distance_transform_edt(~_grid(end, low, high), sampling=spacing_mm)[tuple((start - low).T)]
+    _, nearest = KDTree(end * np.asarray(spacing_mm)).query(start * np.asarray(spacing_mm))
+    return np.linalg.norm((start - end[nearest]) * spacing_mm, axis=1)  # whole steps: the same anywhere in the image
+
+
+def _grid(points: Ends, low: Int[np.ndarray, "3"], high: Int[np.ndarray, "3"]) -> Bool[np.ndarray, "x y z"]:
+    """The grid points from `low` to `high`, True at the given ones."""
+    is_point = np.zeros(high - low + 1, dtype=bool)
+    is_point[tuple((points - low).T)] = True
+    return is_point
