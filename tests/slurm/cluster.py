@@ -1,8 +1,8 @@
 """A real Slurm of one node on this machine, without systemd and without a database: munge, slurmctld and slurmd.
 
-All three listen on loopback alone, with a folder, a key, a socket and ports of their own, and end with the `with` block, or with the
-process that started them.
-By hand, as root, `python tests/slurm/cluster.py COMMAND...` runs a command beside such a cluster.
+All three listen on loopback alone, with a folder, a key, a socket and ports of their own, and end with the `with`
+block, or with the process that started them. By hand, as root, `python tests/slurm/cluster.py COMMAND...` runs a
+command beside such a cluster.
 """
 
 import os
@@ -106,7 +106,9 @@ class Cluster:
                 num_gpus=NUM_GPUS,
             )
         )
-        (self.folder / "gres.conf").write_text(f"NodeName={host} Name=gpu Type=toy File={self.folder}/gpu[0-{NUM_GPUS - 1}]\n")
+        (self.folder / "gres.conf").write_text(
+            f"NodeName={host} Name=gpu Type=toy File={self.folder}/gpu[0-{NUM_GPUS - 1}]\n"
+        )
 
     def start_controller(self) -> None:
         """Start slurmctld; it takes up the state of the one before."""

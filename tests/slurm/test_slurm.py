@@ -85,8 +85,14 @@ def test_all_jobs_run_each_with_a_gpu_of_its_own(grid):
 
 
 def test_nothing_listens_beyond_loopback(cluster):
-    listening = subprocess.run(["ss", "--tcp", "--listening", "--numeric", "--no-header"], capture_output=True, text=True, check=True)
-    ours = [line.split()[3] for line in listening.stdout.splitlines() if line.split()[3].endswith(tuple(f":{port}" for port in cluster.ports))]
+    listening = subprocess.run(
+        ["ss", "--tcp", "--listening", "--numeric", "--no-header"], capture_output=True, text=True, check=True
+    )
+    ours = [
+        line.split()[3]
+        for line in listening.stdout.splitlines()
+        if line.split()[3].endswith(tuple(f":{port}" for port in cluster.ports))
+    ]
     assert len(ours) == 2
     assert all(address.startswith("127.0.0.1:") for address in ours), ours
 
@@ -139,5 +145,8 @@ def test_an_interrupted_driver_cancels_its_jobs(grid):
     driver.send_signal(signal.SIGINT)
     output, _ = driver.communicate(timeout=60)
     assert driver.returncode == 1, output
-    states = {job: grid.cluster.run("squeue", "--states=all", "--noheader", "--format=%T", f"--jobs={job}").stdout.strip() for job in jobs.values()}
+    states = {
+        job: grid.cluster.run("squeue", "--states=all", "--noheader", "--format=%T", f"--jobs={job}").stdout.strip()
+        for job in jobs.values()
+    }
     assert set(states.values()) <= {"CANCELLED", "COMPLETING"}, states

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from backsplit.errors import BackSplitError
 
-USAGE = """usage: backsplit-slurm submit JOBSCRIPT   submit a job of Snakemake's, or adopt it if it is alive; print its number
+USAGE = """usage: backsplit-slurm submit JOBSCRIPT   submit a job of Snakemake's unless it is alive; print its number
        backsplit-slurm status NUMBER      print success, failed or running
        backsplit-slurm profile FOLDER     write a Snakemake profile to edit
 """

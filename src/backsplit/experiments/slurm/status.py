@@ -6,11 +6,18 @@ import time
 from backsplit.experiments.slurm.files import QUEUE, exit_status_of
 
 ASK_EVERY_S = 10.0
-LIVE = frozenset(
-    ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
-    + ("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
-)
-"""States of a job that has not ended, or will be started again."""
+FAILED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+}
+UNKNOWN = "UNKNOWN"
 
 
 def status(job: str) -> str:
@@ -27,10 +34,15 @@ def status(job: str) -> str:
     seen, states = _remembered()
     if job not in states or not 0 <= time.time() - seen < ASK_EVERY_S:
         states = _ask(states | {job: states.get(job, "RUNNING")})
-    state = states.get(job, "UNKNOWN")
-    if state == "COMPLETED":
-        return "success"
-    return "running" if state in LIVE or state == "COMPLETING" else "failed"
+    state = states.get(job, UNKNOWN)
+    if state in FAILED | {UNKNOWN}:
+        return "failed"
+    return "success" if state == "COMPLETED" else "running"
+
+
+def is_live(job: str, state: str) -> bool:
+    """Whether a job has not ended, or will be started again."""
+    return state not in FAILED | {"COMPLETING", "COMPLETED"} and not os.path.exists(exit_status_of(job))  # noqa: PTH110
 
 
 def _remembered() -> tuple[float, dict[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 from backsplit.errors import ConfigurationError
 from backsplit.experiments.slurm.controller import UnreachableError, queue, submit_batch
 from backsplit.experiments.slurm.files import FOLDER, exit_status_of, log_of, script_of
-from backsplit.experiments.slurm.status import LIVE
+from backsplit.experiments.slurm.status import is_live
 from backsplit.files import write_text
 
 Properties = dict[str, Any]
@@ -101,7 +101,7 @@ def options_of(properties: Properties) -> list[str]:
 def _live_job(name: str) -> str | None:
     """Number of the job of this name that has not ended."""
     for job, state in queue(f"--name={name}").items():
-        if state in LIVE and not Path(exit_status_of(job)).exists():
+        if is_live(job, state):
             sys.stderr.write(f"{name}: goes on as job {job}, which is {state.lower()}\n")
             return job
     return None
