@@ -1,6 +1,7 @@
 """The profile on a real Slurm: what is cancelled, killed or cut off is finished, and nothing is done twice."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from backsplit.experiments.slurm.profiles import PROFILE
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cluster import Cluster, running_cluster, why_not
+
+from studies import compose_phantom, prepare
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 
@@ -47,7 +50,7 @@ class Grid:
 
     def finish(self, *arguments: object, **options) -> tuple[int, str]:
         driver = self.start(*arguments, **options)
-        output, _ = driver.communicate(timeout=200)
+        output, _ = driver.communicate(timeout=900)
         return driver.returncode, output
 
     @property
@@ -55,6 +58,23 @@ class Grid:
         """Job, what it was, and its GPU, in the order of their starts."""
         log = self.folder / "runs.txt"
         return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+
+    def kill(self, driver: subprocess.Popen[str], *, when: int) -> str:
+        """Kill -9 a driver once so many trainings have started, and free the directory; what it said."""
+        self.wait_for_trainings(when)
+        os.killpg(driver.pid, signal.SIGKILL)
+        output, _ = driver.communicate()
+        assert self.finish("--unlock")[0] == 0
+        return output
+
+    def live_jobs(self) -> list[str]:
+        return self.cluster.run("squeue", "--noheader", "--format=%i", "--states=PENDING,RUNNING").stdout.split()
+
+    def status(self, job: str) -> str:
+        """What the profile's command says."""
+        command = ["backsplit-slurm", "status", job]
+        environment = self.cluster.environment
+        return subprocess.check_output(command, cwd=self.folder, env=environment, text=True).strip()
 
     def wait_for_trainings(self, number: int) -> dict[str, str]:
         """Job of each training that has started, once there are so many."""
@@ -97,6 +117,7 @@ def test_nothing_listens_beyond_loopback(cluster):
     assert all(address.startswith("127.0.0.1:") for address in ours), ours
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_is_the_only_one_that_runs_again(grid):
     driver = grid.start("--config", "seconds=8", "--retries", 0)
     jobs = grid.wait_for_trainings(3)
@@ -109,18 +130,24 @@ def test_a_cancelled_job_is_the_only_one_that_runs_again(grid):
     assert Counter(what for _, what, *_ in grid.runs) == ONCE + Counter({"train-1": 1})
 
 
-def test_a_new_driver_adopts_the_jobs_of_one_that_was_killed(grid):
-    driver = grid.start("--config", "seconds=12")
-    jobs = grid.wait_for_trainings(3)
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.communicate()
-    assert grid.finish("--unlock")[0] == 0
-    status, output = grid.finish("--config", "seconds=12")
+@pytest.mark.slow
+def test_new_drivers_adopt_the_jobs_of_one_that_was_killed(grid):
+    """Three that run and one that waits for a GPU; then one that ends while there is no driver."""
+    options = ("--config", "seconds=12", "folds=4")
+    grid.kill(grid.start(*options), when=3)
+    assert len(grid.live_jobs()) == 4
+    second = grid.start(*options)
+    output = grid.kill(second, when=4)
+    assert output.count("goes on as job") == 4
+    while grid.live_jobs():
+        time.sleep(0.5)
+    status, output = grid.finish(*options)
     assert status == 0, output
-    assert Counter(what for _, what, *_ in grid.runs) == ONCE, output
-    assert all(f"external jobid '{job}'" in output for job in jobs.values())
+    assert Counter(what for _, what, *_ in grid.runs) == ONCE + Counter({"train-3": 1}), output
+    assert len({job for job, *_ in grid.runs}) == len(grid.runs)
 
 
+@pytest.mark.slow
 def test_what_failed_is_submitted_again_as_often_as_said(grid):
     (grid.folder / "fail-1").touch()
     status, output = grid.finish("--config", "seconds=0", "--retries", 1)
@@ -128,6 +155,7 @@ def test_what_failed_is_submitted_again_as_often_as_said(grid):
     assert Counter(what for _, what, *_ in grid.runs) == ONCE + Counter({"train-1": 1, "report": -1})
 
 
+@pytest.mark.slow
 def test_the_driver_waits_for_a_controller_that_is_away(grid):
     driver = grid.start("--config", "seconds=6")
     grid.wait_for_trainings(3)
@@ -150,3 +178,34 @@ def test_an_interrupted_driver_cancels_its_jobs(grid):
         for job in jobs.values()
     }
     assert set(states.values()) <= {"CANCELLED", "COMPLETING"}, states
+
+
+def test_a_job_counts_as_running_until_it_is_known_to_have_ended(grid):
+    (grid.folder / "slurm").mkdir()
+    job = grid.cluster.run("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 60").stdout.strip()
+    assert (grid.status(job), grid.status("999999")) == ("running", "failed")
+    grid.cluster.stop_controller()
+    assert (grid.status(job), grid.status("999999")) == ("running", "running")
+    grid.cluster.start_controller()
+    grid.cluster.run("scancel", job)
+    (grid.folder / "slurm/queue").unlink()  # what it said is not old enough yet
+    assert grid.status(job) == "failed"
+
+
+@pytest.mark.slow
+def test_a_training_is_told_of_its_limit_and_goes_on_in_another_job(grid):
+    """A training without end is stopped twice, by itself; test_resume shows that one with an end gets there."""
+    workspace = grid.folder / "workspace"
+    prepare(compose_phantom(grid.folder, num_cases=4), workspace)
+    snakefile = Path(__file__).with_name("training.smk")
+    status, output = grid.finish("--config", f"workspace={workspace}", "--retries", 1, snakefile=snakefile)
+    assert status == 1, output
+    by_job = {int(path.stem.partition("-")[2]): path.read_text() for path in grid.folder.glob("slurm/train-*.log")}
+    first, second = (by_job[job] for job in sorted(by_job))
+    stopped = r"backsplit, fold 0: stopped after epoch (\d+) of 100000, as SIGUSR1 asked"
+    (last_of_first,) = re.findall(stopped, first)
+    (last_of_second,) = re.findall(stopped, second)
+    assert f"backsplit, fold 0 resumes after epoch {last_of_first}\n" in second
+    assert int(last_of_second) > int(last_of_first)
+    (history,) = workspace.rglob("progress.csv")
+    assert len(history.read_text().splitlines()) == 1 + int(last_of_second)

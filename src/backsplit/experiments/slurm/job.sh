@@ -6,7 +6,7 @@ script=$1 folder=$2
 
 pass_on_warning() {
     local process caught
-    echo "the time limit is near: $(date)"
+    echo "the time limit is near: $(date "+%F %T.%3N")"
     for process in $(grep --files-with-matches --null-data --line-regexp --no-messages --fixed-strings \
             "SLURM_JOB_ID=$SLURM_JOB_ID" /proc/[0-9]*/environ | cut --delimiter=/ --fields=3); do
         caught=$(sed --quiet 's/^SigCgt:\s*//p' "/proc/$process/status" 2>/dev/null)
@@ -18,7 +18,7 @@ pass_on_warning() {
 
 is_warned=0
 trap 'is_warned=1; pass_on_warning' USR1
-echo "job $SLURM_JOB_ID ($SLURM_JOB_NAME) on $(hostname): $(date)"
+echo "job $SLURM_JOB_ID ($SLURM_JOB_NAME) on $(hostname): $(date "+%F %T.%3N")"
 bash "$script" &
 while true; do
     is_warned=0
