@@ -53,9 +53,9 @@ def test_resources_become_options():
         "--ntasks=1",
         "--cpus-per-task=4",
     ]
-    extra = {"slurm_extra": "--constraint='a100|h100'", "slurm_account": "me", "gpu": 0}
+    extra = {"slurm_extra": "--constraint='a100|h100'", "slurm_account": "me", "slurm_qos": "long", "gpu": 0}
     told = options_of(TRAINING | {"resources": TRAINING["resources"] | extra})
-    assert {"--constraint=a100|h100", "--account=me"} < set(told)
+    assert {"--constraint=a100|h100", "--account=me", "--qos=long"} < set(told)
     assert not any(option.startswith("--gpus") for option in told)
 
 

@@ -47,7 +47,7 @@ StateSaveLocation={folder}/controller
 SlurmdSpoolDir={folder}/node
 SlurmctldPidFile={folder}/controller/pid
 SlurmdPidFile={folder}/node/pid
-NodeName={host} NodeAddr=127.0.0.1 CPUs={num_cpus} RealMemory={memory_mb} Gres=gpu:toy:{num_gpus}
+NodeName={host} NodeAddr=127.0.0.1 CPUs={num_cpus} RealMemory={memory_mb} Gres=gpu:toy:{num_gpus} Feature=a100
 PartitionName=gpu Nodes={host} Default=YES MaxTime=1-0 State=UP
 """
 

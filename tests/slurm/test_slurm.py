@@ -35,9 +35,10 @@ class Grid:
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster = cluster
         self.folder = folder
+        self.profile = PROFILE
 
     def start(self, *arguments: object, snakefile: Path = SNAKEFILE) -> subprocess.Popen[str]:
-        snakemake = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--profile", PROFILE]
+        snakemake = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--profile", self.profile]
         return subprocess.Popen(
             [*map(str, [*snakemake, *arguments])],
             cwd=self.folder,
@@ -94,13 +95,20 @@ def grid(cluster, tmp_path) -> Grid:
 ONCE = Counter({"plan": 1, "train-0": 1, "train-1": 1, "train-2": 1, "report": 1})
 
 
-def test_all_jobs_run_each_with_a_gpu_of_its_own(grid):
+def test_all_jobs_run_with_what_the_profile_says_each_with_a_gpu_of_its_own(grid):
+    grid.profile = grid.folder / "mine"
+    grid.profile.mkdir()
+    config = (PROFILE / "config.yaml").read_text()
+    (grid.profile / "config.yaml").write_text(config.replace("# slurm_", "slurm_"))
     status, output = grid.finish("--config", "seconds=2")
     assert status == 0, output
     assert Counter(what for _, what, *_ in grid.runs) == ONCE
     assert {gpu for _, what, *gpu in grid.runs if what.startswith("train") for gpu in gpu} == {"0", "1", "2"}
     assert (grid.folder / "report.txt").read_text().split() == ["0", "1", "2"]
     jobs = {what: job for job, what, *_ in grid.runs}
+    told = grid.cluster.run("scontrol", "show", "job", jobs["train-1"]).stdout
+    expected = ("Partition=gpu ", "Account=my-project ", "Features=a100 ", "TimeLimit=1-00:00:00 ", "mem=48000M,")
+    assert all(words in told for words in (*expected, "NumCPUs=1 ", "TresPerJob=gres:gpu:1\n")), told
     assert f"job {jobs['train-1']} (bs-train-" in (grid.folder / f"slurm/train.1-{jobs['train-1']}.log").read_text()
 
 
@@ -167,10 +175,11 @@ def test_the_driver_waits_for_a_controller_that_is_away(grid):
     assert Counter(what for _, what, *_ in grid.runs) == ONCE, output
 
 
+@pytest.mark.slow
 def test_an_interrupted_driver_cancels_its_jobs(grid):
     driver = grid.start("--config", "seconds=60")
     jobs = grid.wait_for_trainings(3)
-    driver.send_signal(signal.SIGINT)
+    os.killpg(driver.pid, signal.SIGINT)  # as Ctrl-C on a terminal does
     output, _ = driver.communicate(timeout=60)
     assert driver.returncode == 1, output
     states = {
