@@ -108,11 +108,12 @@ def catches_sigusr1(process: int) -> bool:
 
 
 def ask_one_to_stop(training, *, number: int) -> None:
-    """Send the signal once as many processes of a training catch it, to the last of them."""
+    """Once as many processes of a training catch the signal, send it to the last of them, and to the first of all."""
     for _ in range(1200):
         children = Path(f"/proc/{training.pid}/task/{training.pid}/children").read_text().split()
         listening = [process for process in (training.pid, *map(int, children)) if catches_sigusr1(process)]
         if len(listening) == number:
+            os.kill(training.pid, signal.SIGUSR1)
             os.kill(listening[-1], signal.SIGUSR1)
             return
         assert training.poll() is None, training.communicate()[0]

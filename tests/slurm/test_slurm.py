@@ -1,5 +1,6 @@
 """The profile on a real Slurm: what is cancelled, killed or cut off is finished, and nothing is done twice."""
 
+import json
 import os
 import re
 import signal
@@ -68,6 +69,14 @@ class Grid:
         assert self.finish("--unlock")[0] == 0
         return output
 
+    def leave_exit_statuses_of_another_cluster(self) -> None:
+        """As if jobs of these numbers had failed an hour ago."""
+        (self.folder / "slurm").mkdir()
+        for number in range(1, 300):
+            left = self.folder / f"slurm/{number}.rc"
+            left.write_text("1\n")
+            os.utime(left, 2 * (time.time() - 3600,))
+
     def live_jobs(self) -> list[str]:
         return self.cluster.run("squeue", "--noheader", "--format=%i", "--states=PENDING,RUNNING").stdout.split()
 
@@ -100,6 +109,7 @@ def test_all_jobs_run_with_what_the_profile_says_each_with_a_gpu_of_its_own(grid
     grid.profile.mkdir()
     config = (PROFILE / "config.yaml").read_text()
     (grid.profile / "config.yaml").write_text(config.replace("# slurm_", "slurm_"))
+    grid.leave_exit_statuses_of_another_cluster()
     status, output = grid.finish("--config", "seconds=2")
     assert status == 0, output
     assert Counter(what for _, what, *_ in grid.runs) == ONCE
@@ -199,6 +209,18 @@ def test_a_job_counts_as_running_until_it_is_known_to_have_ended(grid):
     grid.cluster.run("scancel", job)
     (grid.folder / "slurm/queue").unlink()  # what it said is not old enough yet
     assert grid.status(job) == "failed"
+
+
+def test_what_slurm_refuses_is_one_line(grid):
+    job = {"type": "single", "rule": "a", "output": ["b"], "threads": 1, "resources": {"slurm_partition": "none"}}
+    (grid.folder / "job.sh").write_text(f"# properties = {json.dumps(job)}\n")
+    command = ["backsplit-slurm", "submit", "job.sh"]
+    environment = grid.cluster.environment
+    ended = subprocess.run(command, cwd=grid.folder, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("backsplit-slurm: error: sbatch said: ")
+    assert "invalid partition specified: none" in line
 
 
 @pytest.mark.slow

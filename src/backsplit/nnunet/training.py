@@ -18,7 +18,7 @@ from backsplit.nnunet.networks import CONFIGURATION_OF
 from backsplit.nnunet.preparation import marker_path
 from backsplit.nnunet.processes import run_on
 from backsplit.nnunet.start import load_start
-from backsplit.nnunet.stopping import listening
+from backsplit.nnunet.stopping import ignoring, listening
 from backsplit.nnunet.trainer import BackSplitTrainer, RunSettings
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,8 @@ def train(
         logger.info("%s, fold %d is already trained", settings.name, fold)
         return final
     job = _Job(plans, configuration, fold, dataset_json_of_arm(prepared.dataset_json, settings), run, home)
-    run_on(run.num_processes, _train, job, device=run.device)
+    with ignoring():
+        run_on(run.num_processes, _train, job, device=run.device)
     return final
 
 
