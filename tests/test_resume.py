@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import random
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -98,6 +100,42 @@ def test_train_goes_on_after_the_last_whole_epoch(cohort, undisturbed, tmp_path)
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     (log,) = workspace.results.rglob("progress.csv")
     assert len(log.read_text().splitlines()) == 3
+
+
+def catches_sigusr1(process: int) -> bool:
+    (line,) = (line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(line.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1)
+
+
+def ask_one_to_stop(training, *, number: int) -> None:
+    """Once as many processes of a training catch the signal, send it to the last of them, and to the first of all."""
+    for _ in range(1200):
+        children = Path(f"/proc/{training.pid}/task/{training.pid}/children").read_text().split()
+        listening = [process for process in (training.pid, *map(int, children)) if catches_sigusr1(process)]
+        if len(listening) == number:
+            os.kill(training.pid, signal.SIGUSR1)
+            os.kill(listening[-1], signal.SIGUSR1)
+            return
+        assert training.poll() is None, training.communicate()[0]
+        time.sleep(0.05)
+    raise AssertionError(listening)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_train_stops_after_the_epoch_when_its_time_is_up_and_goes_on(undisturbed, tmp_path, num_processes):
+    shutil.copytree(undisturbed.root, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("results"))
+    command = ("train", "--arm", "backsplit", "--workspace", tmp_path, *TINY_BUDGET, "--gpus", num_processes)
+    training = start(*command)
+    ask_one_to_stop(training, number=num_processes)
+    output, _ = training.communicate(timeout=200)
+    assert training.returncode == 1, output
+    assert "backsplit, fold 0: stopped after epoch 1 of 2, as SIGUSR1 asked" in output.splitlines()[-1]
+    if num_processes == 1:
+        status, output = finish(*command)
+        assert status == 0, output
+        assert "resumes after epoch 1" in output
+        ours, theirs = weights(Workspace(tmp_path)), weights(undisturbed)
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_predict_goes_on_and_writes_the_same_bytes(undisturbed, tmp_path):

@@ -1,7 +1,7 @@
 """What can go wrong, by name.
 
-Only `backsplit.cli.main` catches these: one line on stderr, exit status 1. Every message names the case, what came,
-what was expected and what to do.
+Only the two command lines, `backsplit` and `backsplit-slurm`, catch these: one line on stderr, exit status 1. Every
+message names the case, what came, what was expected and what to do.
 """
 
 
@@ -35,6 +35,10 @@ class ParityError(BackSplitError, ValueError):
 
 class ModelError(BackSplitError, ValueError):
     """A trained model that is missing, unfinished or of another kind."""
+
+
+class StoppedError(BackSplitError, RuntimeError):
+    """Work that was asked to stop before its end; the same command goes on from there."""
 
 
 class SourceError(BackSplitError, RuntimeError):

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from backsplit.errors import StoppedError
 from backsplit.files import replacing
 from backsplit.learning.losses import LossParts, LossWeights, SplitLoss
 from backsplit.learning.networks import has_deep_supervision
@@ -60,6 +61,7 @@ class BackSplitTrainer(nnUNetTrainer):
         self.num_iterations_per_epoch = budget.iterations
         self.num_val_iterations_per_epoch = budget.validation_iterations
         self.run_settings = RunSettings(device)
+        self.is_asked_to_stop: Callable[[], bool] = lambda: False
         if device.type != "cuda":
             self.grad_scaler = None
 
@@ -299,7 +301,11 @@ class BackSplitTrainer(nnUNetTrainer):
         self.logger.log("val_losses", float(loss[0]), self.current_epoch)
 
     def on_epoch_end(self) -> None:
-        """Log, save, and report progress: one line per epoch."""
+        """Log, save, and report progress: one line per epoch.
+
+        Raises:
+            StoppedError: one of the processes has been asked to stop, and epochs are left.
+        """
         self.logger.log("epoch_end_timestamps", time.time(), self.current_epoch)
         average = self.logger.get_value("ema_fg_dice", step=-1)
         is_best = self._best_ema is None or average > self._best_ema
@@ -311,6 +317,16 @@ class BackSplitTrainer(nnUNetTrainer):
             self._save(is_best=is_best)
             self._report(row)
         self.current_epoch += 1
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        """All processes together: a process alone would leave the others waiting."""
+        is_asked = sum_over_processes(np.array([float(self.is_asked_to_stop())]), self.device)[0] > 0
+        if is_asked and self.current_epoch < self.num_epochs:
+            raise StoppedError(
+                f"{self.settings.name}, fold {self.fold}: stopped after epoch {self.current_epoch} of "
+                f"{self.num_epochs}, as SIGUSR1 asked; the same command goes on from there"
+            )
 
     def _save(self, *, is_best: bool) -> None:
         folder, number = Path(self.output_folder), self.current_epoch + 1

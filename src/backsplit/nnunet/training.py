@@ -18,6 +18,7 @@ from backsplit.nnunet.networks import CONFIGURATION_OF
 from backsplit.nnunet.preparation import marker_path
 from backsplit.nnunet.processes import run_on
 from backsplit.nnunet.start import load_start
+from backsplit.nnunet.stopping import ignoring, listening
 from backsplit.nnunet.trainer import BackSplitTrainer, RunSettings
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def train(
     """Train to the end of the budget; return the final checkpoint.
 
     A finished training is left alone, an interrupted one resumes at its last whole epoch and, on the same machine and
-    number of threads, ends in the same weights as one that was never interrupted.
+    number of threads, ends in the same weights as one that was never interrupted. SIGUSR1 stops it after the epoch.
 
     Args:
         prepared: data to train on.
@@ -99,6 +100,7 @@ def train(
     Raises:
         ConfigurationError: no such fold, a patch that the network cannot take, or a batch that cannot be shared.
         ModelError: a training of this arm and fold exists with other settings, or the start does not fit.
+        StoppedError: SIGUSR1 came before the last epoch.
     """
     folders = folders.activate()
     if not 0 <= fold < prepared.num_folds:
@@ -117,7 +119,8 @@ def train(
         logger.info("%s, fold %d is already trained", settings.name, fold)
         return final
     job = _Job(plans, configuration, fold, dataset_json_of_arm(prepared.dataset_json, settings), run, home)
-    run_on(run.num_processes, _train, job, device=run.device)
+    with ignoring():
+        run_on(run.num_processes, _train, job, device=run.device)
     return final
 
 
@@ -134,9 +137,10 @@ class _Job(NamedTuple):
 
 def _train(job: _Job, device: torch.device) -> None:
     latest = job.home / f"fold_{job.fold}" / LATEST
-    with output_to(job.home / f"fold_{job.fold}" / "nnunet.log"):
+    with output_to(job.home / f"fold_{job.fold}" / "nnunet.log"), listening() as is_asked_to_stop:
         trainer = BackSplitTrainer(job.plans, job.configuration, job.fold, job.dataset_json, device)
         trainer.run_settings = job.run
+        trainer.is_asked_to_stop = is_asked_to_stop.is_set
         if latest.exists():
             trainer.load_checkpoint(str(latest))
             logger.info("%s, fold %d resumes after epoch %d", trainer.settings.name, job.fold, trainer.current_epoch)
