@@ -15,11 +15,12 @@ from backsplit.cli.convert import Convert
 from backsplit.cli.data import Compose, Prepare, Select
 from backsplit.cli.demo import Demo
 from backsplit.cli.doctor import Doctor
+from backsplit.cli.grid import Reproduce, Run
 from backsplit.cli.masks import Annotate, command_of
 from backsplit.cli.models import Export, Import, Predict
 from backsplit.cli.results import Compare, Evaluate, Report
 from backsplit.cli.training import Finetune, Train
-from backsplit.errors import BackSplitError
+from backsplit.errors import BackSplitError, RecipeError
 
 DESCRIPTION = (
     "Lesion segmentation that trains with the background split into anatomy, and predicts the lesion alone.\n\n"
@@ -40,6 +41,8 @@ COMMANDS = (
     Evaluate,
     Compare,
     Report,
+    Run,
+    Reproduce,
     Export,
     Import,
     Doctor,
@@ -61,7 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = _parse(list(sys.argv[1:] if arguments is None else arguments))
     _show_progress()
     try:
+        _take_part(command)
         command.run()
+    except RecipeError as error:
+        return _fail_of_recipe(error)
     except BackSplitError as error:
         return _fail(str(error))
     except OSError as error:
@@ -89,6 +95,19 @@ def _parse(arguments: list[str]) -> Any:  # noqa: ANN401  one of the commands
     return tyro.cli(reduce(or_, listed), prog="backsplit", description=DESCRIPTION, args=arguments, config=config)
 
 
+def _take_part(command: Any) -> None:  # noqa: ANN401  one of the commands
+    """As a job of a grid: end with it, and use the GPUs that nobody else of it uses."""
+    from backsplit.experiments import slots
+    from backsplit.experiments.workflow.lifeline import LIFELINE
+
+    if LIFELINE in os.environ:
+        from backsplit.experiments.workflow.lifeline import die_with_run
+
+        die_with_run()
+    if getattr(command, "device", "cpu") in ("auto", "cuda"):
+        slots.take(getattr(command, "gpus", 1))
+
+
 def _show_progress() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -96,6 +115,13 @@ def _show_progress() -> None:
     package.handlers = [handler]
     package.setLevel(logging.INFO)
     package.propagate = False
+
+
+def _fail_of_recipe(error: RecipeError) -> int:
+    for fault in error.faults:
+        sys.stderr.write(f"{fault}\n")
+    count = len(error.faults)
+    return _fail(f"{count} fault{'s' * (count > 1)} in the recipe; nothing was started")
 
 
 def _fail(message: str) -> int:

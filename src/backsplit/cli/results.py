@@ -34,6 +34,8 @@ class Evaluate:
     """What means do with cases without a lesion in reference, prediction or both. undefined: leave distances out and
     count them; penalty: the image diagonal; nnunet: its own rule; challenge-brats: 374 mm, and full marks for both
     empty. Scores on disk stay as they are."""
+    folds: tuple[int, ...] | None = None
+    """Only the cases that the models of these folds predicted; by default all."""
     jobs: int = min(8, os.cpu_count() or 1)
     """Cases at a time."""
     workspace: Path = DEFAULT_WORKSPACE
@@ -47,7 +49,7 @@ class Evaluate:
         policy = POLICIES[self.empty_policy]
         workspace = Workspace(self.workspace)
         scoring = Scoring(self.tolerance_mm, self.min_lesion_voxels, self.border)
-        summary = evaluate(workspace, scoring=scoring, policy=policy, num_processes=self.jobs)
+        summary = evaluate(workspace, scoring=scoring, policy=policy, folds=self.folds, num_processes=self.jobs)
         say(format_table(_main_columns(summary)))
         say(policy.describe())
         say(f"{workspace.scores}")

@@ -5,7 +5,7 @@ made of them.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,14 @@ class _Work:
         return json.loads(json.dumps({**told, "ignore": self.ignore}))
 
 
-def evaluate(workspace: Workspace, *, scoring: Scoring, policy: EmptyPolicy, num_processes: int = 1) -> pd.DataFrame:
+def evaluate(
+    workspace: Workspace,
+    *,
+    scoring: Scoring,
+    policy: EmptyPolicy,
+    folds: Collection[int] | None = None,
+    num_processes: int = 1,
+) -> pd.DataFrame:
     """Score every predicted case of every arm; write `scores.csv`, `lesions.csv` and `summary.csv`, return the summary.
 
     Cases that were scored from the same files in the same way are not scored again.
@@ -74,6 +81,7 @@ def evaluate(workspace: Workspace, *, scoring: Scoring, policy: EmptyPolicy, num
         workspace: with predictions.
         scoring: tolerances and definitions.
         policy: for the summary; scores on disk are as they come.
+        folds: score only the cases that the models of these folds predicted; None scores all.
         num_processes: cases at a time.
 
     Raises:
@@ -85,7 +93,12 @@ def evaluate(workspace: Workspace, *, scoring: Scoring, policy: EmptyPolicy, num
     manifest = Path(same_in_all(manifests, "cohort"))
     cohort = cases.read(manifest)
     work = _Work(scheme_of(cohort), cohort.ignore, scoring)
-    jobs = [_job(workspace, cohort.case(name), arm, told) for arm, told in manifests.items() for name in told["cases"]]
+    jobs = [
+        _job(workspace, cohort.case(name), arm, told)
+        for arm, told in manifests.items()
+        for name, by in told["cases"].items()
+        if folds is None or by in map(str, folds)
+    ]
     faults = [
         *_strays(workspace, manifests),
         *_run([job for job in jobs if not _is_done(job, work)], work, num_processes),
