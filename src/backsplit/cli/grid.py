@@ -93,7 +93,7 @@ class Reproduce(RunOptions):
 
     name: Positional[str]
     """Such as table-1; without it, or with a wrong one, the names are listed."""
-    data: tuple[str, ...] = ("phantom",)
+    data: tuple[str, ...]
     """NAME=FOLDER for each data set to run, or `phantom`: made-up cases of the same structure in place of all."""
     budget: Literal["paper", "short", "demo"] = "paper"
     """paper: 1000 epochs of 250 iterations; short: 100 of 250; demo: minutes on a CPU."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from backsplit import cases
 from backsplit.experiments.paths import Store, Workspace
-from backsplit.experiments.recipes import ArmChoice, Data, Network, Recipe
+from backsplit.experiments.recipes import ArmChoice, Data, Masks, Network, Recipe, Trained
 from backsplit.files import stamps
 from backsplit.nnunet.arms import BUDGETS
 
@@ -99,20 +99,21 @@ def build_grid(recipe: Recipe, root: Path) -> Grid:
     jobs: list[Job] = []
     trainings: list[Training] = []
     groups: list[Group] = []
-    addresses = {}
+    addresses: dict[str, str] = {}
+    models: dict[Trained, _Model] = {}
     for name, data in recipe.data.items():
-        chain = _DataJobs(store, name, data)
+        chain = _DataJobs(store, name, data, models)
         addresses[name] = chain.address
         jobs += chain.jobs()
-        for network, chosen in recipe.networks.items():
-            if name not in (chosen.data or [name]):
-                continue
+        for network in recipe.networks:
             for seed in recipe.seeds:
                 cell = _Cell(recipe, chain, network, seed, study)
                 if cell.arms:
                     jobs += cell.jobs()
                     trainings += cell.trainings()
                     groups.append(cell.group)
+                    for arm in cell.arms if seed == recipe.seeds[0] else ():
+                        models[Trained(data=name, arm=arm, network=network)] = cell.model(arm)
     return Grid(store, recipe, study, tuple(jobs), tuple(trainings), tuple(groups), addresses)
 
 
@@ -143,15 +144,23 @@ def _options(options: Mapping[str, Any]) -> list[str]:
     return typed
 
 
+class _Model(NamedTuple):
+    """A trained arm, to make masks with."""
+
+    workspace: Workspace
+    name: str
+    folds: tuple[int, ...]
+    jobs: tuple[str, ...]
+
+
 class _DataJobs:
     """Convert, annotate, compose, prepare: once for all arms, networks, seeds and recipes."""
 
-    def __init__(self, store: Store, name: str, data: Data) -> None:
-        self.name, self.data, self.store = name, data, store
+    def __init__(self, store: Store, name: str, data: Data, models: Mapping[Trained, _Model]) -> None:
+        self.name, self.data, self.store, self.models = name, data, store, models
         identity = _data_identity(data)
         self.converted = f"{name}-{_address(identity)}"
-        masks = {key: value.model_dump(mode="json") for key, value in data.masks.items()}
-        first = [masks.get(source) for source in data.sources[0].split("+")]
+        first = [self._told(data.masks[each]) for each in data.sources[0].split("+") if each in data.masks]
         plan = data.prepare.model_dump(mode="json")
         classes = [data.targets, data.auxiliaries, data.sources[0], first]
         self.address = f"{name}-{_address(identity, classes, plan)}"
@@ -179,9 +188,10 @@ class _DataJobs:
             before = (f"convert/{self.converted}",)
         for name, masks in self.data.masks.items():
             typed = ("annotate", str(self.cohort), "--source", masks.source, "--name", name)
-            chosen = _options({"structures": list(masks.structures) or None, "check": masks.check, **masks.options})
-            job = f"annotate/{self.converted}.{name}-{_address(masks.model_dump(mode='json'))}"
-            yield Job(job, (*typed, *chosen), before, uses_gpu=masks.source not in WITHOUT_NETWORK)
+            told = self._told(masks)
+            job = f"annotate/{self.converted}.{name}-{_address(told)}"
+            once = () if masks.trained is None else self.models[masks.trained].jobs
+            yield Job(job, (*typed, *_options(told)), before, once, uses_gpu=masks.source not in WITHOUT_NETWORK)
             before = (job,)  # one at a time: each writes the manifest
         sources, data = self.sources, self.data
         where = ("--workspace", str(self.workspace.root))
@@ -191,6 +201,14 @@ class _DataJobs:
         yield Job(composed, ("compose", str(self.cohort), *classes, *named, *where), before)
         plan = data.prepare.model_dump(mode="json", exclude_none=True)
         yield Job(self.prepared, ("prepare", *_options(plan), *where), (composed,))
+
+    def _told(self, masks: Masks) -> dict[str, Any]:
+        """What `annotate` is told beside cohort, source and name."""
+        told = {"structures": list(masks.structures) or None, "check": masks.check, **masks.options}
+        if masks.trained is None:
+            return told
+        model = self.models[masks.trained]
+        return {**told, "model": model.name, "workspace": str(model.workspace.root), "folds": list(model.folds)}
 
     def _conversion(self) -> tuple[str, ...]:
         destination = str(self.store.converted(self.converted))
@@ -205,11 +223,7 @@ class _Cell:
     def __init__(self, recipe: Recipe, chain: _DataJobs, network: str, seed: int, study: str) -> None:
         self.recipe, self.chain, self.network, self.seed = recipe, chain, network, seed
         self.chosen = recipe.networks[network]
-        self.arms = {
-            name: arm
-            for name, arm in recipe.arms.items()
-            if chain.name in (arm.data or [chain.name]) and network in (arm.networks or [network])
-        }
+        self.arms = recipe.arms_of(chain.name, network)
         folder = f"{chain.name}/{network}/seed_{seed}"
         self.names = {arm: f"{arm}-{network}-{self._training_address(arm)}" for arm in self.arms}
         predicted = {arm: chain.workspace.predictions_of(self._folder_of(arm)) for arm in self.arms}
@@ -238,6 +252,12 @@ class _Cell:
             yield Job(compared, ("compare", "--baseline", self.recipe.baseline, *where), (evaluated,))
             if self.recipe.report.page:
                 yield Job(f"report/{self.place}", ("report", str(self.workspace.root)), (compared,))
+
+    def model(self, arm: str) -> _Model:
+        """An arm, to make masks with."""
+        folds = self.recipe.folds
+        jobs = tuple(self._job_of(arm, fold) for fold in folds)
+        return _Model(self.chain.workspace, self.names[arm], folds, jobs)
 
     def trainings(self) -> Iterator[Training]:
         """One for each arm and fold."""

@@ -1,13 +1,14 @@
 """What does not fit together in a recipe, found before anything runs."""
 
 from collections.abc import Iterator
+from itertools import product
 
 from backsplit import cases
 from backsplit.datasets.phantom import PHANTOM_SCHEME
 from backsplit.errors import BackSplitError
 from backsplit.evaluation import paper_numbers
 from backsplit.experiments.recipe_files import Draft, Keys
-from backsplit.experiments.recipes import ArmChoice, Data, Network, Recipe
+from backsplit.experiments.recipes import ArmChoice, Data, Masks, Network, Recipe
 from backsplit.labels import LabelScheme
 from backsplit.learning.networks import FROM_MONAI, has_deep_supervision
 from backsplit.nnunet.arms import BUDGETS, Arm, ArmSettings
@@ -19,8 +20,12 @@ Faults = Iterator[tuple[Keys, str]]
 
 def check(recipe: Recipe, draft: Draft) -> None:
     """Note in the draft all that cannot work; parts that are no parts of a recipe are not looked at again."""
+    above: list[str] = []
     for name, data in recipe.data.items():
         _note(draft, ("data", name), _of_data(data, recipe.folds))
+        for key, masks in data.masks.items():
+            _note(draft, ("data", name, "masks", key), _of_model(masks, recipe, above))
+        above.append(name)
     for name, network in recipe.networks.items():
         _note(draft, ("networks", name), _of_network(network, recipe))
     for name, arm in recipe.arms.items():
@@ -39,8 +44,10 @@ def _of_whole(recipe: Recipe) -> Faults:
             yield keys, f"{list(listed)} has a number twice; name each once"
     if recipe.arms and recipe.baseline not in recipe.arms:
         yield ("baseline",), f"{recipe.baseline!r} is no arm; choose one of {', '.join(recipe.arms)}"
-    elif recipe.arms and recipe.arms[recipe.baseline].networks + recipe.arms[recipe.baseline].data:
-        yield ("baseline",), f"{recipe.baseline!r} is not trained everywhere; leave out its networks and data"
+    for data, network in product(recipe.data, recipe.networks):
+        arms = recipe.arms_of(data, network)
+        if len(arms) > 1 and recipe.baseline in recipe.arms and recipe.baseline not in arms:
+            yield ("baseline",), f"{recipe.baseline!r} is not trained on {data} with {network}, where others are"
     if recipe.report.paper_table is not None:
         try:
             paper_numbers(recipe.report.paper_table)
@@ -102,6 +109,9 @@ def _label_classes(data: Data) -> set[str] | None:
 
 def _of_masks(data: Data) -> Faults:
     known = {cases.OWN_LABELS, *data.masks}
+    for name, masks in data.masks.items():
+        kept = masks.options.get("keep", [])
+        known |= {f"{name}-{number}-clicks" for number in (kept if isinstance(kept, list) else [kept])}
     if data.cohort is not None and data.cohort.exists():
         try:
             known |= {masks.name for masks in cases.read(data.cohort).masks}
@@ -117,6 +127,19 @@ def _of_masks(data: Data) -> Faults:
     for name, masks in data.masks.items():
         if masks.check is not None and masks.check not in known - {name}:
             yield ("masks", name, "check"), f"no masks called {masks.check!r} to compare with"
+
+
+def _of_model(masks: Masks, recipe: Recipe, above: list[str]) -> Faults:
+    """What a source of masks gets its model from."""
+    has_model = masks.trained is not None or "model" in masks.options
+    if (masks.source == "nnunet") != has_model and masks.source != "nninteractive":
+        yield ("source",), f"{masks.source} {'takes no' if has_model else 'needs a'} model: options.model, or trained"
+    if masks.trained is not None:
+        data, arm, network = masks.trained.data, masks.trained.arm, masks.trained.network
+        if data not in above:
+            yield ("trained", "data"), f"{data!r} is no data set above this one; there are {', '.join(above) or 'none'}"
+        elif network not in recipe.networks or arm not in recipe.arms_of(data, network):
+            yield ("trained", "arm"), f"no arm {arm!r} is trained on {data} with {network}"
 
 
 def _of_plan(data: Data) -> Faults:

@@ -46,10 +46,20 @@ class Phantom(Part):
     seed: Index = 0
 
 
+class Trained(Part):
+    """A model that this recipe trains on a data set that stands above, on all folds; its first seed."""
+
+    data: str
+    arm: str
+    network: str = "unet"
+
+
 class Masks(Part):
     """Auxiliary masks, as `backsplit annotate` adds them."""
 
     source: SourceName
+    trained: Trained | None = None
+    """For `nnunet`: the model, where this recipe trains it."""
     structures: tuple[str, ...] = ()
     check: str | None = None
     """Masks, or `labels`, to write Dice per structure against."""
@@ -185,6 +195,16 @@ class Recipe(Part):
     metrics: Metrics
     baseline: str = "binary"
     report: ReportChoice = ReportChoice()
+
+    def arms_of(self, data: str, network: str) -> dict[str, ArmChoice]:
+        """The arms that are trained on a data set with a network."""
+        if data not in (self.networks[network].data or [data]):
+            return {}
+        return {
+            name: arm
+            for name, arm in self.arms.items()
+            if data in (arm.data or [data]) and network in (arm.networks or [network])
+        }
 
     def content(self) -> dict[str, Any]:
         """Of JSON types; reading it again gives an equal recipe."""

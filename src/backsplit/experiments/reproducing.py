@@ -17,7 +17,7 @@ OURS = {"arm": "backsplit", "preset": "ours"}
 
 def names() -> list[str]:
     """Of the recipes there are, tables before figures."""
-    found = [path.stem for path in FOLDER.glob("*-*.yaml")]
+    found = [path.stem for kind in ("table", "figure") for path in FOLDER.glob(f"{kind}-*.yaml")]
     return sorted(found, key=lambda name: (name.partition("-")[0] != "table", int(name.partition("-")[2])))
 
 
