@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from backsplit.experiments.profiles import Profile
     from backsplit.experiments.recipes import Recipe
 
+PACKAGES = ("psutil", "pydantic", "snakemake", "yaml")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -77,6 +79,7 @@ class Run(RunOptions):
 
     def run(self) -> None:
         """Run."""
+        check_installed()
         from backsplit.experiments.reading import read_recipe
 
         self.carry_out(read_recipe(self.recipe, self.set))
@@ -106,9 +109,25 @@ class Reproduce(RunOptions):
 
     def run(self) -> None:
         """Reproduce."""
+        check_installed()
         from backsplit.experiments.reproducing import recipe_of_paper
 
         settings = [f"budget.name={self.budget}"]
         settings += [] if self.folds is None else [f"folds={list(self.folds)}"]
         recipe = recipe_of_paper(self.name, self.data, [*settings, *self.set], has_ours=self.ours)
         self.carry_out(recipe)
+
+
+def check_installed() -> None:
+    """Say in one line what to install.
+
+    Raises:
+        ConfigurationError: a package of the extra is missing.
+    """
+    from importlib.util import find_spec
+
+    from backsplit.errors import ConfigurationError
+
+    missing = [package for package in PACKAGES if find_spec(package) is None]
+    if missing:
+        raise ConfigurationError(f'recipes need {", ".join(missing)}; pip install "backsplit[workflow]"')

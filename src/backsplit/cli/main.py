@@ -47,6 +47,7 @@ COMMANDS = (
     Import,
     Doctor,
 )
+LIFELINE, SLOTS = "BACKSPLIT_LIFELINE", "BACKSPLIT_GPU_SLOTS"  # as in experiments/jobs.py, which Windows has not
 DISK_ADVICE = {
     errno.ENOSPC: "free some space or use another folder",
     errno.EDQUOT: "free some of your quota or use another folder",
@@ -97,15 +98,13 @@ def _parse(arguments: list[str]) -> Any:  # noqa: ANN401  one of the commands
 
 def _take_part(command: Any) -> None:  # noqa: ANN401  one of the commands
     """As a job of a grid: end with it, and use the GPUs that nobody else of it uses."""
-    from backsplit.experiments import slots
-    from backsplit.experiments.workflow.lifeline import LIFELINE
+    if not {LIFELINE, SLOTS} & os.environ.keys():
+        return
+    from backsplit.experiments import jobs
 
-    if LIFELINE in os.environ:
-        from backsplit.experiments.workflow.lifeline import die_with_run
-
-        die_with_run()
+    jobs.die_with_run()
     if getattr(command, "device", "cpu") in ("auto", "cuda"):
-        slots.take(getattr(command, "gpus", 1))
+        jobs.take(getattr(command, "gpus", 1))
 
 
 def _show_progress() -> None:

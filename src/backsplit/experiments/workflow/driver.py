@@ -16,15 +16,15 @@ import yaml
 
 from backsplit.errors import BackSplitError
 from backsplit.experiments.grid import Grid, Job
+from backsplit.experiments.jobs import LIFELINE, SLOTS, lay_out, visible_devices
 from backsplit.experiments.profiles import Profile
-from backsplit.experiments.slots import SLOTS, lay_out, visible_devices
-from backsplit.experiments.workflow.lifeline import LIFELINE, only_run
+from backsplit.experiments.workflow.lifeline import only_run
 from backsplit.experiments.workflow.progress import Progress, last_lines
 from backsplit.files import write_json, write_text
 
 ENGINE = "backsplit.experiments.workflow.engine"
 COMMAND = (sys.executable, "-m", "backsplit")
-WITH_NETWORK = ("train", "predict")
+WITH_ONE_CORE = ("compose", "compare", "report")
 WITH_CORES = {"prepare": "--processes", "evaluate": "--jobs"}
 """Kinds of jobs that work on several cases at once, and how they are told how many."""
 
@@ -78,7 +78,7 @@ def _told(grid: Grid, profile: Profile, extra: Mapping[str, Sequence[str]]) -> d
             "typed": [*job.typed, *_cores_of(job, profile), *extra.get(job.kind, ())],
             "needs": job.needs,
             "once": job.once,
-            "threads": profile.threads if job.kind in WITH_NETWORK else profile.cores,
+            "threads": _threads_of(job, profile),
             "gpus": min(1, profile.gpus) if job.uses_gpu else 0,
         }
         for job in grid.jobs
@@ -86,6 +86,12 @@ def _told(grid: Grid, profile: Profile, extra: Mapping[str, Sequence[str]]) -> d
     store = grid.store
     places = {"root": str(store.root), "logs": str(store.log("x").parent), "folder": str(Path.cwd())}
     return {**places, "command": COMMAND, "jobs": jobs, "profile": profile.to_json()}
+
+
+def _threads_of(job: Job, profile: Profile) -> int:
+    if job.uses_gpu:
+        return profile.threads
+    return 1 if job.kind in WITH_ONE_CORE else profile.cores
 
 
 def _cores_of(job: Job, profile: Profile) -> list[str]:
@@ -145,6 +151,8 @@ def _ended(process: subprocess.Popen[str]) -> Generator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _failure(grid: Grid, view: Progress) -> str:

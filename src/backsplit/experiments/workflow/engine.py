@@ -27,7 +27,7 @@ from snakemake.settings.types import (
 from snakemake_interface_common.exceptions import ApiError, WorkflowError
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
-from backsplit.experiments.workflow.lifeline import die_with_run
+from backsplit.experiments.jobs import die_with_run
 
 SNAKEFILE = "Snakefile"
 MARKERS, DONE = "markers/", ".done"

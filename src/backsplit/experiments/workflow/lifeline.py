@@ -1,7 +1,7 @@
 """One run per store, and no job of it that outlives it.
 
-A run holds the lock of a file. Its jobs wait for that lock in a thread; when they get it the run is gone, and they end.
-Who holds it stands in a file beside it, so that a second command can say whom it waits for.
+A run holds the lock of a file. Its jobs wait for that lock (`jobs.die_with_run`); when they get it the run is gone. Who
+holds it stands in a file beside it, so that a second command can say whom it waits for.
 """
 
 import contextlib
@@ -10,11 +10,9 @@ import json
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Generator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import IO
 
 import psutil
@@ -25,8 +23,6 @@ from backsplit.files import write_json
 
 logger = logging.getLogger(__name__)
 SECONDS_FOR_JOBS_TO_END = 10
-LIFELINE = "BACKSPLIT_LIFELINE"
-"""Variable: file whose lock the run holds."""
 
 
 @contextlib.contextmanager
@@ -86,21 +82,3 @@ def _started(pid: int) -> float | None:
         return psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
         return None
-
-
-def die_with_run() -> None:
-    """End this process when the run that started it is gone; nothing without `BACKSPLIT_LIFELINE`."""
-    path = os.environ.get(LIFELINE)
-    if path is not None:
-        threading.Thread(target=_watch, args=(Path(path),), daemon=True).start()
-
-
-def _watch(path: Path) -> None:
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH)
-                break
-            except OSError:  # a file system that cannot wait for a lock
-                time.sleep(1)
-    os._exit(1)

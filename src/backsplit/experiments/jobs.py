@@ -1,7 +1,11 @@
-"""Which job uses which GPU: a locked file for each; the kernel frees it when the job ends, however it ends."""
+"""What a command does as a job of a grid: it takes a GPU that no other job uses, and ends when the run is gone.
+
+Both are locks of files, which the kernel frees when their holder ends, however it ends.
+"""
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +13,8 @@ from typing import IO
 
 SLOTS, VISIBLE = "BACKSPLIT_GPU_SLOTS", "CUDA_VISIBLE_DEVICES"
 """Variables: folder with a file per GPU, named as CUDA names it; and what CUDA shows to a process."""
+LIFELINE = "BACKSPLIT_LIFELINE"
+"""Variable: file whose lock the run holds."""
 _HELD: list[IO[str]] = []
 """Files whose locks this process holds to its end."""
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -17,6 +23,8 @@ SECONDS_BETWEEN_LOOKS = 1.0
 def lay_out(folder: Path, devices: Sequence[str]) -> None:
     """Make a slot for each device."""
     folder.mkdir(parents=True, exist_ok=True)
+    for old in {path.name for path in folder.iterdir()} - {*devices}:
+        (folder / old).unlink()
     for device in devices:
         (folder / device).touch()
 
@@ -60,3 +68,21 @@ def _try(path: Path) -> bool:
         return False
     _HELD.append(file)
     return True
+
+
+def die_with_run() -> None:
+    """End this process when the run that started it is gone; nothing without `BACKSPLIT_LIFELINE`."""
+    path = os.environ.get(LIFELINE)
+    if path is not None:
+        threading.Thread(target=_watch, args=(Path(path),), daemon=True).start()
+
+
+def _watch(path: Path) -> None:
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH)
+                break
+            except OSError:  # a file system that cannot wait for a lock
+                time.sleep(1)
+    os._exit(1)
