@@ -14,7 +14,7 @@ import pandas as pd
 
 from backsplit import cases
 from backsplit.cases import Case
-from backsplit.errors import BackSplitError, CohortError, GeometryError, LabelError, reason_of
+from backsplit.errors import BackSplitError, CohortError, ConfigurationError, GeometryError, LabelError, reason_of
 from backsplit.evaluation import (
     LESION_COLUMNS,
     EmptyPolicy,
@@ -85,7 +85,7 @@ def evaluate(
         num_processes: cases at a time.
 
     Raises:
-        ConfigurationError: no predictions, or predictions of all classes.
+        ConfigurationError: no predictions, none of the folds, or predictions of all classes.
         ParityError: arms predicted cases of different cohorts.
         CohortError: cases that cannot be scored, named with their reasons, after the others were; no table is written.
     """
@@ -99,6 +99,10 @@ def evaluate(
         for name, by in told["cases"].items()
         if folds is None or by in map(str, folds)
     ]
+    if not jobs:
+        raise ConfigurationError(
+            f"no case was predicted by the models of folds {list(folds or ())}; predict them first"
+        )
     faults = [
         *_strays(workspace, manifests),
         *_run([job for job in jobs if not _is_done(job, work)], work, num_processes),

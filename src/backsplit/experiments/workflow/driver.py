@@ -109,7 +109,9 @@ def _follow(grid: Grid, profile: Profile, view: Progress) -> None:
             environment[SLOTS] = str(store.gpu_slots)
     with store.engine_log.open("w", encoding="utf-8") as log:
         command = [sys.executable, "-m", ENGINE, str(store.grid)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, start_new_session=True
+        )
         with _ended(process), view.shown():
             for event in _events(process):
                 view.note(event)
@@ -140,12 +142,12 @@ def _events(process: subprocess.Popen[str]) -> Generator[dict[str, str] | None]:
 
 @contextlib.contextmanager
 def _ended(process: subprocess.Popen[str]) -> Generator[None]:
-    """Leave no Snakemake behind: a Ctrl-C is passed on, and then it has some seconds."""
+    """Leave no Snakemake behind: a Ctrl-C is passed on, once, to it and its jobs, and then they have some seconds."""
     try:
         yield
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)
         try:
             process.wait(timeout=20)
         except subprocess.TimeoutExpired:
