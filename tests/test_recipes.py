@@ -163,7 +163,7 @@ def test_table_1_is_the_whole_table(tmp_path):
 
 
 def test_recipes_share_data_and_binary_arms(tmp_path):
-    """figure-3, table-4, table-8 and table-12 train KiTS23's binary U-Net, as table-1 does: once each fold."""
+    """Tables 1, 4 and 12 and figure 3 train KiTS23's binary U-Net: once for each fold, whoever comes first."""
     grids = {name: build_grid(paper(name), tmp_path) for name in ("table-1", "table-12", "figure-3")}
     jobs = {name: {job.name for job in grid.jobs} for name, grid in grids.items()}
     shared = jobs["table-1"] & jobs["figure-3"]
@@ -175,6 +175,8 @@ def test_recipes_share_data_and_binary_arms(tmp_path):
         "prepare": 1,
         "train": 10,
     }
+    clicks = {job.name for job in build_grid(paper("table-4"), tmp_path).jobs}
+    assert sum(name.startswith("train/") for name in jobs["table-1"] & clicks) == 3 * 2 * 5, "other masks, same data"
     everything = set.union(*jobs.values())
     assert sum(name.startswith("train/") for name in everything) == 90 + 5 + 20  # virtual; finetuned and three partial
     assert len({name for name in everything if name.startswith("prepare/")}) == 3
