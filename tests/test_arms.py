@@ -162,3 +162,12 @@ def test_arms_that_make_no_sense_are_refused(kind, changes, message):
 
 def test_flat_names_leaves_by_their_path():
     assert dict(flat({"a": {"b": 1, "c": [2]}})) == {"a.b": 1, "a.c": [2]}
+
+
+def test_patches_on_any_class_of_a_binary_arm_are_patches_on_targets():
+    check_parity(plans_with(settings_of("binary", sampling="any")), plans_with(settings_of("backsplit")))
+    for kind, sampling, other in (("binary", "target", "any"), ("virtual", "any", "target")):
+        with pytest.raises(ParityError, match=r"backsplit\.sampling"):
+            check_parity(
+                plans_with(settings_of(kind, sampling=sampling)), plans_with(settings_of("backsplit", sampling=other))
+            )

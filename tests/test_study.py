@@ -177,11 +177,11 @@ def test_a_checkpoint_names_the_stock_trainer_and_nothing_of_ours(study):
 def test_comparison_of_arms_under_unequal_conditions_is_refused(study, tmp_path, capfd, key, value, named):
     copy = tmp_path / "workspace"
     shutil.copytree(study.root, copy)
-    (plans_file,) = copy.glob("results/*/*__binary__*/plans.json")
+    (plans_file,) = copy.glob("results/*/*__backsplit__*/plans.json")
     plans = json.loads(plans_file.read_text())
     plans["backsplit"][key] = value
     plans_file.write_text(json.dumps(plans))
-    manifest = copy / "predictions" / "binary" / "predictions.json"
+    manifest = copy / "predictions" / "backsplit" / "predictions.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"model": str(plans_file.parent)}))
     assert main(["compare", "--workspace", str(copy)]) == 1
     assert named in capfd.readouterr().err
@@ -213,3 +213,20 @@ def test_every_command_has_help_with_an_example(capfd):
             main([command.__name__.lower(), "--help"])
         assert stop.value.code == 0
         assert "Example: backsplit" in capfd.readouterr().out
+
+
+def test_scores_of_some_folds_and_predictions_under_another_name(study, tmp_path, capfd):
+    assert main(["evaluate", "--folds", "1", "--tolerance-mm", "10", "--workspace", str(study.root)]) == 1
+    assert "no case was predicted by the models of folds [1]" in capfd.readouterr().err
+    run("predict", "binary", "--into", "elsewhere", "--workspace", study.root, "--no-mirroring")
+    elsewhere, usual = study.predictions_of("elsewhere"), study.predictions_of("binary")
+    other = Workspace(tmp_path)
+    other.predictions.mkdir()
+    for name, folder in (("one", elsewhere), ("two", usual)):
+        other.predictions_of(name).symlink_to(folder)
+    run("evaluate", "--folds", "0", "--tolerance-mm", "10", "--workspace", tmp_path)
+    scores = pd.read_csv(other.scores).set_index(["case", "class"]).sort_index()
+    one, two = (scores[scores["arm"] == name]["dice"] for name in ("one", "two"))
+    pd.testing.assert_series_equal(one, two)
+    assert len(one) == 4
+    shutil.rmtree(elsewhere)

@@ -4,6 +4,8 @@ Only the two command lines, `backsplit` and `backsplit-slurm`, catch these: one 
 message names the case, what came, what was expected and what to do.
 """
 
+from collections.abc import Sequence
+
 
 class BackSplitError(Exception):
     """Anything the user can mend; each subclass also has the built-in parent that callers would expect."""
@@ -27,6 +29,14 @@ class CohortError(BackSplitError, ValueError):
 
 class ConfigurationError(BackSplitError, ValueError):
     """An argument, plan or arm that cannot be carried out."""
+
+
+class RecipeError(BackSplitError, ValueError):
+    """A recipe with faults; `faults` has a line for each."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = tuple(faults)
 
 
 class ParityError(BackSplitError, ValueError):

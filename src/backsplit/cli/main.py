@@ -15,11 +15,12 @@ from backsplit.cli.convert import Convert
 from backsplit.cli.data import Compose, Prepare, Select
 from backsplit.cli.demo import Demo
 from backsplit.cli.doctor import Doctor
+from backsplit.cli.grid import Reproduce, Run
 from backsplit.cli.masks import Annotate, command_of
 from backsplit.cli.models import Export, Import, Predict
 from backsplit.cli.results import Compare, Evaluate, Report
 from backsplit.cli.training import Finetune, Train
-from backsplit.errors import BackSplitError
+from backsplit.errors import BackSplitError, RecipeError
 
 DESCRIPTION = (
     "Lesion segmentation that trains with the background split into anatomy, and predicts the lesion alone.\n\n"
@@ -40,10 +41,13 @@ COMMANDS = (
     Evaluate,
     Compare,
     Report,
+    Run,
+    Reproduce,
     Export,
     Import,
     Doctor,
 )
+LIFELINE, SLOTS = "BACKSPLIT_LIFELINE", "BACKSPLIT_GPU_SLOTS"  # as in experiments/jobs.py, which Windows has not
 DISK_ADVICE = {
     errno.ENOSPC: "free some space or use another folder",
     errno.EDQUOT: "free some of your quota or use another folder",
@@ -61,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = _parse(list(sys.argv[1:] if arguments is None else arguments))
     _show_progress()
     try:
+        _take_part(command)
         command.run()
+    except RecipeError as error:
+        return _fail_of_recipe(error)
     except BackSplitError as error:
         return _fail(str(error))
     except OSError as error:
@@ -89,6 +96,17 @@ def _parse(arguments: list[str]) -> Any:  # noqa: ANN401  one of the commands
     return tyro.cli(reduce(or_, listed), prog="backsplit", description=DESCRIPTION, args=arguments, config=config)
 
 
+def _take_part(command: Any) -> None:  # noqa: ANN401  one of the commands
+    """As a job of a grid: end with it, and use the GPUs that nobody else of it uses."""
+    if not {LIFELINE, SLOTS} & os.environ.keys():
+        return
+    from backsplit.experiments import jobs
+
+    jobs.die_with_run()
+    if getattr(command, "device", "cpu") in ("auto", "cuda"):
+        jobs.take(getattr(command, "gpus", 1))
+
+
 def _show_progress() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -96,6 +114,13 @@ def _show_progress() -> None:
     package.handlers = [handler]
     package.setLevel(logging.INFO)
     package.propagate = False
+
+
+def _fail_of_recipe(error: RecipeError) -> int:
+    for fault in error.faults:
+        sys.stderr.write(f"{fault}\n")
+    count = len(error.faults)
+    return _fail(f"{count} fault{'s' * (count > 1)} in the recipe; nothing was started")
 
 
 def _fail(message: str) -> int:

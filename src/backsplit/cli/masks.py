@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from backsplit.cli.arguments import Device, device_of, say
+from backsplit.cli.arguments import Device, device_of, folders_of, say
+from backsplit.experiments.paths import Workspace
 
 if TYPE_CHECKING:
     from backsplit.cases import Cohort
@@ -208,8 +209,10 @@ class AnnotateNnunet(Annotate):
     Example: backsplit annotate cohorts/kits --source nnunet --model nnUNetTrainer__nnUNetPlans__3d_fullres
     """
 
-    model: Path
-    """Model folder with plans.json and fold_0, or the zip of nnUNetv2_export_model_to_zip."""
+    model: str
+    """Model folder with plans.json and fold_0, the zip of nnUNetv2_export_model_to_zip, or an arm of --workspace."""
+    workspace: Path | None = None
+    """Workspace whose arm --model is."""
     folds: tuple[int, ...] | None = None
     """Folds to average; by default all that are there."""
     checkpoint: str = "checkpoint_final.pth"
@@ -227,11 +230,15 @@ class AnnotateNnunet(Annotate):
 
     def opened(self, cohort: "Cohort") -> "MaskSource":
         """The source."""
+        from backsplit.experiments.study import model_of
         from backsplit.sources.nnunet_model import open_nnunet
 
         _channel(cohort, self.channel or 0)
+        model = Path(self.model)
+        if self.workspace is not None:
+            model = model_of(folders_of(self.workspace), Workspace(self.workspace), self.model)
         return open_nnunet(
-            model=self.model,
+            model=model,
             structures=self.wanted,
             folds=self.folds,
             checkpoint=self.checkpoint,

@@ -28,6 +28,8 @@ class Predict:
     """Cohort, or a folder of images named <case>_0000.nii.gz; by default the cases that the folds left out."""
     output: Annotated[Path | None, tyro.conf.Positional] = None
     """Folder for the masks; by default that of the arm in the workspace."""
+    into: str | None = None
+    """Name of a folder beside that of the arm, instead of OUTPUT: for the same arm predicted in several ways."""
     folds: tuple[int, ...] = (0,)
     """Folds to use; with INPUT, their logits are averaged."""
     workspace: Path = DEFAULT_WORKSPACE
@@ -60,7 +62,7 @@ class Predict:
             checkpoint=self.checkpoint,
         )
         predictor = Predictor(model, self.folds, settings, device_of(self.device))
-        output = self.output or workspace.predictions_of(predictor.arm.name)
+        output = self.output or workspace.predictions_of(self.into or predictor.arm.name)
         if self.input is not None:
             cases = input_cases(self.input, channels_of(model))
             predictor.predict(cases, output, cohort=str(self.input.resolve()))

@@ -45,6 +45,8 @@ class Evaluate:
     empty. Scores on disk stay as they are."""
     penalty_mm: float | None = None
     """With --empty-policy penalty: this distance instead of the image diagonal."""
+    folds: tuple[int, ...] | None = None
+    """Only the cases that the models of these folds predicted; by default all."""
     jobs: int = min(8, os.cpu_count() or 1)
     """Cases at a time."""
     workspace: Path = DEFAULT_WORKSPACE
@@ -58,7 +60,7 @@ class Evaluate:
         policy, workspace = self.policy(), Workspace(self.workspace)
         regions = tuple(_region(text) for text in self.regions)
         scoring = Scoring(self.tolerance_mm, self.min_lesion_voxels, self.border, self.min_lesion_mm3, regions)
-        summary = evaluate(workspace, scoring=scoring, policy=policy, num_processes=self.jobs)
+        summary = evaluate(workspace, scoring=scoring, policy=policy, folds=self.folds, num_processes=self.jobs)
         say(format_table(_main_columns(summary)))
         say(policy.describe())
         say(f"{workspace.scores}")

@@ -5,7 +5,7 @@ made of them.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pandas as pd
 
 from backsplit import cases
 from backsplit.cases import Case
-from backsplit.errors import BackSplitError, CohortError, GeometryError, LabelError, reason_of
+from backsplit.errors import BackSplitError, CohortError, ConfigurationError, GeometryError, LabelError, reason_of
 from backsplit.evaluation import (
     LESION_COLUMNS,
     EmptyPolicy,
@@ -70,7 +70,14 @@ class _Work:
         return json.loads(json.dumps({**told, "ignore": self.ignore}))
 
 
-def evaluate(workspace: Workspace, *, scoring: Scoring, policy: EmptyPolicy, num_processes: int = 1) -> pd.DataFrame:
+def evaluate(
+    workspace: Workspace,
+    *,
+    scoring: Scoring,
+    policy: EmptyPolicy,
+    folds: Collection[int] | None = None,
+    num_processes: int = 1,
+) -> pd.DataFrame:
     """Score every predicted case of every arm; write `scores.csv`, `lesions.csv` and `summary.csv`, return the summary.
 
     Cases that were scored from the same files in the same way are not scored again.
@@ -79,10 +86,11 @@ def evaluate(workspace: Workspace, *, scoring: Scoring, policy: EmptyPolicy, num
         workspace: with predictions.
         scoring: tolerances and definitions.
         policy: for the summary; scores on disk are as they come.
+        folds: score only the cases that the models of these folds predicted; None scores all.
         num_processes: cases at a time.
 
     Raises:
-        ConfigurationError: no predictions, or predictions of all classes.
+        ConfigurationError: no predictions, none of the folds, or predictions of all classes.
         ParityError: arms predicted cases of different cohorts.
         LabelError: a region that merges what is no target.
         CohortError: cases that cannot be scored, named with their reasons, after the others were; no table is written.
@@ -92,7 +100,16 @@ def evaluate(workspace: Workspace, *, scoring: Scoring, policy: EmptyPolicy, num
     cohort = cases.read(manifest)
     work = _Work(scheme_of(cohort), cohort.ignore, scoring)
     scoring.masks_of(work.classes)
-    jobs = [_job(workspace, cohort.case(name), arm, told) for arm, told in manifests.items() for name in told["cases"]]
+    jobs = [
+        _job(workspace, cohort.case(name), arm, told)
+        for arm, told in manifests.items()
+        for name, by in told["cases"].items()
+        if folds is None or by in map(str, folds)
+    ]
+    if not jobs:
+        raise ConfigurationError(
+            f"no case was predicted by the models of folds {list(folds or ())}; predict them first"
+        )
     faults = [
         *_strays(workspace, manifests),
         *_run([job for job in jobs if not _is_done(job, work)], work, num_processes),

@@ -123,3 +123,75 @@ class Workspace:
     def report(self) -> Path:
         """The page."""
         return self.root / "report" / "index.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One folder that holds what recipes share: data sets, trainings, predictions; and the results of each recipe.
+
+    Names carry a content address of the settings they were made with, so that equal work is found and other work never
+    mixed.
+    """
+
+    root: Path = Path("backsplit-workspace")
+
+    def converted(self, address: str) -> Path:
+        """A data set as a cohort, with its masks."""
+        return self.root / "cohorts" / address
+
+    def data(self, address: str) -> Workspace:
+        """A composed and prepared data set with all trainings on it."""
+        return Workspace(self.root / "data" / address)
+
+    def study(self, address: str) -> Path:
+        """What a recipe came to."""
+        return self.root / "studies" / address
+
+    def group(self, study: str, group: str) -> Workspace:
+        """The arms of a recipe that are compared: one data set, network and seed."""
+        return Workspace(self.study(study) / group)
+
+    def recipe_of(self, study: str) -> Path:
+        """The recipe as it was run: includes and overrides applied."""
+        return self.study(study) / "recipe.yaml"
+
+    def provenance_of(self, study: str) -> Path:
+        """What the results of a recipe were made with."""
+        return self.study(study) / "provenance.json"
+
+    def table_of(self, study: str, suffix: str) -> Path:
+        """The final table: `md` or `csv`."""
+        return self.study(study) / f"table.{suffix}"
+
+    def marker(self, job: str) -> Path:
+        """The file that says that a job is done; relative to the root in Snakemake's eyes."""
+        return self.root / "markers" / f"{job}.done"
+
+    def log(self, job: str) -> Path:
+        """What a job printed."""
+        return self.root / "logs" / f"{job}.log"
+
+    @property
+    def grid(self) -> Path:
+        """The jobs of the run in progress, for Snakemake."""
+        return self.root / "run" / "grid.json"
+
+    @property
+    def driver(self) -> Path:
+        """Who runs jobs here: host, process and its start."""
+        return self.root / "run" / "driver.json"
+
+    @property
+    def lifeline(self) -> Path:
+        """Locked by the run in progress; its jobs end when the lock is free."""
+        return self.root / "run" / "lifeline"
+
+    @property
+    def engine_log(self) -> Path:
+        """What Snakemake printed."""
+        return self.root / "run" / "snakemake.log"
+
+    @property
+    def gpu_slots(self) -> Path:
+        """A file per GPU, locked by the job that uses it."""
+        return self.root / "run" / "gpus"

@@ -328,6 +328,10 @@ def check_parity(baseline: Plans, other: Plans) -> None:
     ours, theirs = dict(flat(baseline)), dict(flat(other))
     is_finetuned = any(f"{BLOCK}.start.checkpoint" in plans for plans in (ours, theirs))
     declared = DECLARED + DECLARED_BY_START * is_finetuned
+    kind, sampling = f"{BLOCK}.arm.kind", f"{BLOCK}.sampling"
+    for one, another in ((ours, theirs), (theirs, ours)):
+        if (one.get(kind), one.get(sampling), another.get(sampling)) == ("binary", "any", "target"):
+            one[sampling] = "target"  # any class of a binary arm is a target: the very same patches
     different = [
         f"{key} ({ours.get(key)!r} against {theirs.get(key)!r})"
         for key in sorted(ours.keys() | theirs.keys())

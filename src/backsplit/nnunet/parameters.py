@@ -13,6 +13,8 @@ from backsplit.nnunet.topology import Configuration
 
 DEEP_OUTPUT = re.compile(r"decoder\.seg_layers\.(\d+)\.")  # of nnU-Net's U-Nets, lowest resolution first
 
+AS_PLANNED = NetworkSettings()
+
 
 class ParameterCount(NamedTuple):
     """Parameters of a network."""
@@ -41,7 +43,9 @@ def build(configuration: Configuration, *, num_channels: int, num_classes: int) 
     )
 
 
-def count_parameters(network: NetworkName, *, num_classes: int) -> ParameterCount:
+def count_parameters(
+    network: NetworkName, *, num_classes: int, settings: NetworkSettings = AS_PLANNED
+) -> ParameterCount:
     """Parameters of a network for one channel and nnU-Net's plan of KiTS23.
 
     Deep supervision, on or off, does not change the count: nnU-Net builds all outputs and uses one. They are the
@@ -50,12 +54,13 @@ def count_parameters(network: NetworkName, *, num_classes: int) -> ParameterCoun
     Args:
         network: which one.
         num_classes: outputs per voxel, background included.
+        settings: what to change in the plan.
 
     Source:
         The counts of the paper (arXiv 2511.19394, supplement D): 31.196, 102.350, 18.796 and 62.187 million for 2
         classes, in 3D.
     """
-    _, configuration = configuration_of(network, KITS23, NetworkSettings())
+    _, configuration = configuration_of(network, KITS23, settings)
     # no memory is touched, except where MONAI reads a value while it builds
     with torch.device("cpu" if network == "swin-unetr" else "meta"):
         built = build(configuration, num_channels=1, num_classes=num_classes)

@@ -1,0 +1,68 @@
+"""The recipes of the paper, and what is put in place of what they leave open: the data."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from backsplit.errors import ConfigurationError
+from backsplit.experiments.reading import checked
+from backsplit.experiments.recipe_files import Draft, Place, override, read_draft
+from backsplit.experiments.recipes import Recipe
+
+PHANTOM = "phantom"
+FOLDER = Path(str(files("backsplit.experiments") / "paper"))
+OURS = {"arm": "backsplit", "preset": "ours"}
+
+
+def names() -> list[str]:
+    """Of the recipes there are, tables before figures."""
+    found = [path.stem for kind in ("table", "figure") for path in FOLDER.glob(f"{kind}-*.yaml")]
+    return sorted(found, key=lambda name: (name.partition("-")[0] != "table", int(name.partition("-")[2])))
+
+
+def recipe_of_paper(name: str, data: Sequence[str], settings: Sequence[str], *, has_ours: bool) -> Recipe:
+    """A recipe of the paper, on the data sets that are at hand.
+
+    Args:
+        name: such as `table-1`.
+        data: `kits23=FOLDER` for each data set to run, the others are left out; or `phantom` alone.
+        settings: put over the recipe.
+        has_ours: add the default arm of this package.
+
+    Raises:
+        ConfigurationError: no such recipe, or data that it does not use.
+        RecipeError: as `read_recipe`.
+    """
+    if name not in names():
+        raise ConfigurationError(f"no recipe {name!r}; there are {', '.join(names())}")
+    is_phantom = tuple(data) == (PHANTOM,)
+    draft = read_draft(FOLDER / f"{name}.yaml", is_stand_in=is_phantom)
+    if not is_phantom:
+        _choose(draft, data)
+    if has_ours:
+        draft.put(("arms", "ours"), OURS, Place("--ours", 0))
+    override(draft, settings)
+    return checked(draft)
+
+
+def _choose(draft: Draft, chosen: Sequence[str]) -> None:
+    """Fill in folders; leave out the other data sets, and what is for them alone."""
+    there: dict[str, Any] = draft.content["data"]
+    named = dict(each.partition("=")[::2] for each in chosen)
+    wrong = [f"{name}={folder}" for name, folder in named.items() if name not in there or not folder]
+    if wrong or not named:
+        known = " ".join(f"{name}=FOLDER" for name in there)
+        raise ConfigurationError(
+            f"--data {' '.join(wrong)}: expected {known}, those that you have; or {PHANTOM}, made-up cases"
+        )
+    draft.content["data"] = {name: entry for name, entry in there.items() if name in named}
+    for name, folder in named.items():
+        draft.put(("data", name, "folder"), folder, Place(f"--data {name}={folder}", 0))
+    for kind in ("arms", "networks"):
+        parts = draft.content[kind]
+        for key in [key for key, part in parts.items() if part and part.get("data") and not {*part["data"]} & {*named}]:
+            del parts[key]
+        for part in filter(None, parts.values()):
+            if part.get("data"):
+                part["data"] = [name for name in part["data"] if name in named]

@@ -1,0 +1,1 @@
+"""Snakemake, and what starts and watches it."""
