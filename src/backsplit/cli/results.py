@@ -136,18 +136,28 @@ class Compare:
 
 @dataclass(frozen=True)
 class Report:
-    """Write one HTML page with tables, training curves and pictures.
+    """Write a page with tables, training curves, pictures and a viewer of every case; it opens by double click.
 
     Example: backsplit report
+
+    Example: backsplit report --single-file study.html
     """
 
     directory: Annotated[Path, tyro.conf.Positional] = DEFAULT_WORKSPACE
     """Workspace with scores and a comparison."""
+    single_file: Path | None = None
+    """Write one HTML file with everything inside, without whole volumes, instead of the folder."""
+    jobs: int = min(8, os.cpu_count() or 1)
+    """Cases at a time."""
 
     def run(self) -> None:
         """Report."""
         from backsplit.cli.page import inputs_of
-        from backsplit.report import write
+        from backsplit.report import write, write_single
 
         workspace = Workspace(self.directory)
-        say(f"{write(inputs_of(workspace), workspace.report)}")
+        inputs = inputs_of(workspace)
+        if self.single_file is not None:
+            say(f"{write_single(inputs, self.single_file)}")
+        else:
+            say(f"{write(inputs, workspace.report, num_processes=self.jobs)}")

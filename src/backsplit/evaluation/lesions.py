@@ -69,8 +69,8 @@ def count_lesions(prediction: Mask, reference: ReferenceMask, *, min_voxels: int
         GeometryError: the masks differ in shape.
     """
     require_one_shape(prediction, reference)
-    predicted, predicted_sizes = _components(prediction, min_voxels)
-    referred, reference_sizes = _components(reference, min_voxels)
+    predicted, predicted_sizes = components(prediction, min_voxels)
+    referred, reference_sizes = components(reference, min_voxels)
     both = (predicted > 0) & (referred > 0)
     width = predicted_sizes.size + 1
     codes, shared = np.unique(referred[both].astype(np.int64) * width + predicted[both], return_counts=True)
@@ -78,8 +78,8 @@ def count_lesions(prediction: Mask, reference: ReferenceMask, *, min_voxels: int
     return Lesions(reference_sizes, predicted_sizes, pairs, shared)
 
 
-def _components(mask: Mask, min_voxels: int) -> tuple[Int[np.ndarray, "x y z"], Int[np.ndarray, " components"]]:
-    """Components numbered from 1 without gaps, and their sizes."""
+def components(mask: Mask, min_voxels: int) -> tuple[Int[np.ndarray, "x y z"], Int[np.ndarray, " components"]]:
+    """Components numbered from 1 without gaps, in scan order of the array in memory, and their sizes."""
     if not mask.any():
         return np.zeros(mask.shape, np.int64), np.zeros(0, np.int64)
     parts = cc3d.connected_components(mask, connectivity=26)

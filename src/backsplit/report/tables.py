@@ -1,13 +1,15 @@
 """The tables of `backsplit.evaluation` as tables of the page, and as the differences that its headlines speak of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from backsplit.evaluation import DISTANCES, Metric, metric_of
+from backsplit.progress import format_duration
 from backsplit.report.page import Cell, Table
 from backsplit.report.wording import Difference, count, decimals, interval, p_text
 
+UNRECORDED = "not recorded"
 RULES = {
     "argmax": "Rule argmax: the most probable fine class of a voxel, merged to target or rest afterwards.",
     "pooled": "Rule pooled: probabilities are pooled over target and rest first, then the larger one wins.",
@@ -44,6 +46,27 @@ def comparison_table(comparison: pd.DataFrame, policy: str) -> Table:
             policy,
         ),
     )  # fmt: skip
+
+
+def cost_table(arms: Sequence[str], curves: Mapping[str, pd.DataFrame], parameters: Mapping[str, int]) -> Table:
+    """What the training of each arm took, from its log; what was not recorded is said so."""
+    return Table(
+        columns=("Arm", "Seconds per epoch", "Training", "Parameters"),
+        rows=tuple(
+            (Cell(arm), *_training_cells(curves.get(arm)), Cell(_parameters_text(parameters.get(arm)))) for arm in arms
+        ),
+        notes=("Seconds per epoch: median; one fold of each arm.",),
+    )
+
+
+def _training_cells(log: pd.DataFrame | None) -> tuple[Cell, Cell]:
+    if log is None or "seconds" not in log:
+        return Cell(UNRECORDED), Cell(UNRECORDED)
+    return Cell(f"{log['seconds'].median():.3g}"), Cell(format_duration(log["seconds"].sum()))
+
+
+def _parameters_text(number: int | None) -> str:
+    return UNRECORDED if number is None else f"{number / 1e6:.3f} M"
 
 
 def dice_differences(comparison: pd.DataFrame, folds: Sequence[str]) -> tuple[Difference, ...]:
