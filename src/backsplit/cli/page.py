@@ -1,16 +1,19 @@
 """What a workspace says about itself on its page."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backsplit.errors import ConfigurationError
+from backsplit.errors import BackSplitError, ConfigurationError
 from backsplit.experiments.paths import Workspace
+from backsplit.files import stamps
 
 if TYPE_CHECKING:
     from backsplit.report import ReportInputs
 
+logger = logging.getLogger(__name__)
 BASELINE_COLUMN = "baseline"
 UNRECORDED = "not recorded"
 
@@ -64,6 +67,53 @@ def inputs_of(workspace: Workspace) -> "ReportInputs":
             "Files": _hashes((workspace.scores, workspace.lesions, workspace.comparison)),
         },
     )
+
+
+class Rebuilding:
+    """Writes the report of a workspace again where what it is made of has changed."""
+
+    def __init__(self, workspace: Workspace, num_processes: int) -> None:
+        self.workspace = workspace
+        self.num_processes = num_processes
+        self.build = ""
+
+    def rebuild(self) -> str:
+        """Write the report if need be; return what tells this build from others.
+
+        A workspace without a comparison, or one that is being written just now, gets a page that says how far it is.
+        """
+        from backsplit.report import write, write_waiting
+
+        made_of = self._inputs()
+        build = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
+        if build == self.build:
+            return build
+        try:
+            write(inputs_of(self.workspace), self.workspace.report, num_processes=self.num_processes)
+        except BackSplitError as error:
+            logger.info("no report yet: %s", error)
+            write_waiting(str(error), self._trainings(), self.workspace.report)
+        self.build = build
+        return build
+
+    def _inputs(self) -> list[str]:
+        workspace = self.workspace
+        tables = (workspace.study, workspace.scores, workspace.lesions, workspace.summary, workspace.comparison)
+        manifests = workspace.predictions.glob("*/predictions.json")
+        return stamps([*tables, *sorted(manifests), *self._logs()])
+
+    def _logs(self) -> list[Path]:
+        return sorted(self.workspace.results.glob("*/*/fold_*/progress.csv"))
+
+    def _trainings(self) -> list[tuple[str, str]]:
+        from backsplit.nnunet.history import read_history
+
+        told = []
+        for log in self._logs():
+            arm, rows = log.parents[1].name.split("__")[1], read_history(log)
+            state = f"{len(rows)} epochs, pseudo-Dice of the target {rows[-1]['pseudo_dice_target']:.3f}"
+            told.append((f"{arm}, {log.parent.name.replace('_', ' ')}", state))
+        return told
 
 
 def _folds(model: Path) -> list[Path]:

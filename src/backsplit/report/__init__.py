@@ -1,6 +1,7 @@
 """A report about one comparison: tables in, HTML out. No torch here."""
 
 from backsplit.report.gather import ReportInputs
-from backsplit.report.site import write, write_single
+from backsplit.report.serving import ReportServer
+from backsplit.report.site import write, write_single, write_waiting
 
-__all__ = ["ReportInputs", "write", "write_single"]
+__all__ = ["ReportInputs", "ReportServer", "write", "write_single", "write_waiting"]

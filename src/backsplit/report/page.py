@@ -6,7 +6,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
@@ -223,6 +223,12 @@ def render(page: Page, inline: Inline | None = None) -> str:
             licences=asset(LICENCES) if inline else "",
         )
     )
+
+
+def render_waiting(reason: str, trainings: Sequence[tuple[str, str]]) -> str:
+    """What is shown while there is nothing to compare: why, and how far each training is."""
+    template = _environment().get_template("waiting.html.j2")
+    return template.render(reason=reason, trainings=trainings, policy=_policy({}))
 
 
 def _in_script(text: str) -> str:

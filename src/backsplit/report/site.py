@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from backsplit.files import stamps, write_text
 from backsplit.progress import track_some
 from backsplit.report.caseviews import Sight, case_view, files_of, safe_id
 from backsplit.report.gather import ReportInputs, page_of, shown_cases, sight_of
-from backsplit.report.page import LICENCES, SCRIPTS, STYLES, VIEWER_LIBRARY, Inline, asset, render
+from backsplit.report.page import LICENCES, SCRIPTS, STYLES, VIEWER_LIBRARY, Inline, asset, render, render_waiting
 from backsplit.workers import run_each
 
 VERSION = 1
@@ -50,11 +50,16 @@ def write(inputs: ReportInputs, path: Path, *, num_processes: int = 1) -> Path:
     sight, folder = sight_of(inputs), path.parent
     cases = [inputs.cohort.case(name) for name in shown_cases(inputs)]
     _write_cases(cases, _Work(sight, folder / CASES), num_processes)
-    for name in (*STYLES, *SCRIPTS, VIEWER_LIBRARY, LICENCES):
-        write_text(asset(name), folder / ASSETS / name)
+    _write_assets(folder)
     write_text(render(page), path)
     _remove_strays(folder / CASES, {safe_id(case.name) for case in cases})
     return path
+
+
+def write_waiting(reason: str, trainings: Sequence[tuple[str, str]], path: Path) -> None:
+    """Write a page that says why there is no report yet, and how far each training is; it loads itself anew."""
+    _write_assets(path.parent)
+    write_text(render_waiting(reason, trainings), path)
 
 
 def write_single(inputs: ReportInputs, path: Path) -> Path:
@@ -69,6 +74,11 @@ def write_single(inputs: ReportInputs, path: Path) -> Path:
         views[safe_id(name)] = _json(case_view(inputs.cohort.case(name), sight).first)
     write_text(render(page, Inline(views)), path)
     return path
+
+
+def _write_assets(folder: Path) -> None:
+    for name in (*STYLES, *SCRIPTS, VIEWER_LIBRARY, LICENCES):
+        write_text(asset(name), folder / ASSETS / name)
 
 
 def _write_cases(cases: list[Case], work: _Work, num_processes: int) -> None:

@@ -1,13 +1,13 @@
 """The tables of `backsplit.evaluation` as tables of the page, and as the differences that its headlines speak of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
 from backsplit.evaluation import DISTANCES, Metric, metric_of
 from backsplit.progress import format_duration
 from backsplit.report.page import Cell, Table
-from backsplit.report.wording import Difference, count, decimals, interval, p_text
+from backsplit.report.wording import SIGNIFICANCE, Difference, count, decimals, interval, p_text
 
 UNRECORDED = "not recorded"
 RULES = {
@@ -83,9 +83,27 @@ def dice_differences(comparison: pd.DataFrame, folds: Sequence[str]) -> tuple[Di
             num_pairs=int(row["num_pairs"]),
             p_value=float(row["p_holm"]),
             folds=tuple(folds),
+            against=tuple(_opposites(row, comparison)),
         )
         for _, row in of_dice.iterrows()
     )
+
+
+def _opposites(of_dice: pd.Series, comparison: pd.DataFrame) -> Iterator[str]:
+    """What the tests of other metrics hold against the difference in Dice."""
+    for _, row in comparison.iterrows():
+        metric = metric_of(row["metric"])
+        if (row["arm"], row["class"]) != (of_dice["arm"], of_dice["class"]) or metric is None:
+            continue
+        gain = -row["mean_difference"] if metric.better == "lower" else row["mean_difference"]
+        if gain * of_dice["mean_difference"] < 0 and row["p_holm"] <= SIGNIFICANCE:
+            digits = _digits(row["metric"])
+            change = decimals(row["mean_difference"], digits, signed=True)
+            yield f"{metric.label} {change} ({interval(row['low'], row['high'], digits)}), {_better(metric)} is better"
+
+
+def _better(metric: Metric) -> str:
+    return "less" if metric.better == "lower" else "more"
 
 
 def _score_row(row: pd.Series, shown: Sequence[Metric]) -> tuple[Cell, ...]:

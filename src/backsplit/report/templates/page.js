@@ -61,4 +61,19 @@
   }
 
   document.querySelectorAll("[data-listing]").forEach(prepare);
+
+  // `backsplit report --serve`: load the page anew when it was built anew, but not while a case is open.
+  function listen(first) {
+    const script = document.createElement("script");
+    script.src = `state.js?${Date.now()}`;
+    script.onload = () => {
+      script.remove();
+      const { build } = document.documentElement.dataset;
+      if (first && build !== first && !document.querySelector("dialog[open]")) location.reload();
+      else setTimeout(() => listen(first || build), 3000);
+    };
+    document.head.append(script);
+  }
+
+  if (location.hostname === "127.0.0.1" || location.hostname === "localhost") listen("");
 })();
