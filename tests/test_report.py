@@ -1,119 +1,25 @@
 import base64
 import hashlib
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib import resources
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from backsplit import report
-from backsplit.cases import Case, Cohort
 from backsplit.errors import CohortError, GeometryError
-from backsplit.evaluation import Scoring, Subject, read_scores, score_label_maps, summarise, write_rows
 from backsplit.evaluation.empty import UNDEFINED
-from backsplit.evaluation.statistics import compare
-from backsplit.labels import LabelScheme
 from backsplit.report import figures, palette, slices, wording
-from backsplit.report.gather import ReportInputs, page_of
+from backsplit.report.caseviews import safe_id
+from backsplit.report.gather import page_of
 from backsplit.report.page import render
 from backsplit.report.selection import Contest, paired_dice, telling_cases
 from backsplit.report.slices import Stack
 from backsplit.volume import Grid, Volume, write_volume
-
-HOSTILE = """<script>alert(1)<script> & "it's" $x_1$"""
-CASES = (HOSTILE, "case 2", "case 3", "case 4", "case 5")
-CURVE_COLUMNS = (
-    "train_loss",
-    "cross_entropy_target",
-    "cross_entropy_auxiliary",
-    "dice_target",
-    "dice_auxiliary",
-    "validation_loss",
-    "pseudo_dice_target",
-)
-GRID = Grid((24, 24, 24), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
-
-
-def ball(centre, radius, shape=(24, 24, 24)):
-    axes = np.ogrid[tuple(slice(size) for size in shape)]
-    return sum((axis - middle) ** 2 for axis, middle in zip(axes, centre, strict=True)) <= radius**2
-
-
-def label_map(*masks):
-    labels = np.zeros((24, 24, 24), np.uint8)
-    for value, mask in enumerate(masks, start=1):
-        labels[mask] = value
-    return labels
-
-
-def curves(num_epochs=6):
-    table = pd.DataFrame({column: np.linspace(1, 0.5, num_epochs) for column in CURVE_COLUMNS})
-    return table.assign(epoch=range(num_epochs))
-
-
-def reference_masks(number, num_targets):
-    """A ball for each target, a smaller one in the fourth case, none in the fifth."""
-    return [ball((6 + 11 * i, 12, 12), 4 - (number == 3)) & (number != 4) for i in range(num_targets)]
-
-
-def cohort_in(folder, *, targets):
-    scheme = LabelScheme(targets=targets, auxiliaries=("liver",))
-    random = np.random.default_rng(0)
-    for number in range(5):
-        masks = reference_masks(number, len(targets))
-        image = random.normal(40, 30, GRID.shape) + 80 * np.any(masks, axis=0)
-        write_volume(Volume(image.astype(np.float32), GRID), folder / f"{number}.nii.gz")
-        write_volume(Volume(label_map(*masks), GRID), folder / "labels" / f"{number}.nii.gz")
-    cases = tuple(
-        Case(name, (folder / f"{number}.nii.gz",), folder / "labels" / f"{number}.nii.gz", group=f"patient {number}")
-        for number, name in enumerate(CASES)
-    )
-    return Cohort("phantom", ("CT",), tuple(enumerate(scheme.names)), cases, scheme)
-
-
-def predict(arm, number, num_targets):
-    """`binary` is off by two voxels, `backsplit` by one, `blind` finds nothing."""
-    if arm == "blind" or number == 4:
-        return label_map()
-    shift = {"binary": 2, "backsplit": 1}[arm]
-    masks = [ball((6 + 11 * i + shift, 12 + number // 2, 12), 4) for i in range(num_targets)]
-    return label_map(*masks)
-
-
-def inputs_in(folder, *, arms=("binary", "backsplit"), targets=("cyst",)):
-    cohort = cohort_in(folder / "cohort", targets=targets)
-    classes = {value: name for value, name in cohort.label_names if name in targets}
-    scores = []
-    for arm in arms:
-        for number, case in enumerate(CASES):
-            prediction = predict(arm, number, len(targets))
-            write_volume(Volume(prediction, GRID), folder / arm / f"{case}.nii.gz")
-            subject = Subject(arm=arm, fold="0", case=case, rule="argmax")
-            scores += score_label_maps(
-                prediction,
-                label_map(*reference_masks(number, len(targets))),
-                subject=subject,
-                classes=classes,
-                spacing_mm=GRID.spacing_mm,
-                scoring=Scoring((2.0,)),
-            ).scores
-    write_rows(scores, folder / "scores.csv")
-    table = read_scores(folder / "scores.csv")
-    return ReportInputs(
-        title="Cysts of the phantom",
-        scores=table,
-        summary=summarise(table, UNDEFINED),
-        comparison=compare(table, baseline="binary", policy=UNDEFINED),
-        policy=UNDEFINED.describe(),
-        curves={arm: curves() for arm in arms},
-        cohort=cohort,
-        prediction_folders={arm: folder / arm for arm in arms},
-        baseline="binary",
-        facts={"Seed": "0", "Budget": "6 epochs of 10 iterations"},
-        warnings=("The budget is tiny.",),
-    )
+from reports import CASES, GRID, HOSTILE, ball, inputs_in
 
 
 @pytest.fixture(scope="module")
@@ -152,29 +58,79 @@ def parsed(html):
 # --- the page -----------------------------------------------------------------------------------------------------
 
 
+def files_in(folder):
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
 def test_same_inputs_give_the_same_bytes(inputs, html, tmp_path):
-    written = report.write(inputs, tmp_path / "report" / "index.html")
-    assert written.read_text(encoding="utf-8") == html
-    assert [path.name for path in written.parent.iterdir()] == ["index.html"]
+    for name in ("one", "two"):
+        report.write(inputs, tmp_path / name / "index.html")
+    one, two = (files_in(tmp_path / name) for name in ("one", "two"))
+    assert one["index.html"].read_text(encoding="utf-8") == html
+    assert {name: path.read_bytes() for name, path in one.items()} == {
+        name: path.read_bytes() for name, path in two.items()
+    }
+    assert {name for name in one if name.startswith("cases/")} == {f"cases/{safe_id(case)}.js" for case in CASES}
 
 
-def test_page_loads_and_runs_nothing(html):
+def test_only_cases_whose_files_changed_are_made_again(inputs, tmp_path):
+    page = tmp_path / "index.html"
+    report.write(inputs, page)
+    before = {name: path.stat().st_mtime_ns for name, path in files_in(tmp_path / "cases").items()}
+    (tmp_path / "cases" / "gone.js").write_text("")
+    changed = inputs.prediction_folders["backsplit"] / "case 2.nii.gz"
+    changed.touch()
+    report.write(inputs, page)
+    after = {name: path.stat().st_mtime_ns for name, path in files_in(tmp_path / "cases").items()}
+    assert {name for name in before if after[name] != before[name]} == {f"{safe_id('case 2')}.js"}
+    assert after.keys() == before.keys()
+
+
+def test_page_loads_its_own_files_alone(html):
     tags = parsed(html).tags
-    assert {"script", "link", "iframe", "object", "form", "a"}.isdisjoint(tag for tag, _ in tags)
-    for _, attributes in tags:
+    assert {"iframe", "object", "embed", "base"}.isdisjoint(tag for tag, _ in tags)
+    for tag, attributes in tags:
         assert "style" not in attributes
         assert not any(name.startswith("on") for name in attributes)
-        for name in {"src", "srcset"} & attributes.keys():
-            assert attributes[name].startswith("data:image/")
+        for name in {"src", "srcset", "href"} & attributes.keys():
+            assert re.match(r"assets/[a-z.A-Z]+$|data:(image/|,)|#", attributes[name]), (tag, attributes[name])
 
 
-def test_policy_allows_this_style_sheet_alone(html):
-    policy = next(tag["content"] for _, tag in parsed(html).tags if tag.get("http-equiv") == "Content-Security-Policy")
-    (style,) = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
-    assert f"'sha256-{digest}'" in policy
-    assert "unsafe" not in policy
+def policy_of(html):
+    return next(tag["content"] for _, tag in parsed(html).tags if tag.get("http-equiv") == "Content-Security-Policy")
+
+
+def test_policy_allows_what_lies_beside_the_page_alone(html):
+    directives = dict(each.split(" ", 1) for each in policy_of(html).split("; "))
+    assert directives["default-src"] == directives["connect-src"] == "'none'"
+    assert directives["script-src"] == directives["style-src"] == "'self'"
+    assert directives["img-src"] == "data:"
+    assert "unsafe" not in policy_of(html)
+
+
+def test_policy_of_a_single_file_allows_what_stands_in_it_alone(inputs, tmp_path):
+    html = report.write_single(inputs, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    styles = re.findall(r"<style>(.*?)</style>", html.partition("</head>")[0], re.DOTALL)
+    inside = styles + re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    assert len(inside) == 5
+    hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in inside}
+    directives = dict(each.split(" ", 1) for each in policy_of(html).split("; "))
+    assert {*directives["script-src"].split(), *directives["style-src"].split()} == hashes
+    assert not {"src", "href"} & {
+        name for tag, attributes in parsed(html).tags if tag == "script" for name in attributes
+    }
+
+
+def test_viewer_library_is_what_was_published():
+    folder = resources.files("backsplit.report").joinpath("viewer")
+    told = json.loads(folder.joinpath("niivue.json").read_text())
+    library = folder.joinpath("niivue.umd.js").read_bytes()
+    assert hashlib.sha256(library).hexdigest() == told["sha256"]
+    assert told["version"] == "0.69.0"
+    assert b"</script" not in library
+    licences = folder.joinpath("LICENSES.txt").read_text()
+    assert "Copyright (c) 2021, Niivue" in licences
 
 
 def test_every_picture_has_words(html):
@@ -184,13 +140,16 @@ def test_every_picture_has_words(html):
 
 
 def test_names_are_data(page, html):
-    assert "<script" not in html
+    assert "<script>" not in html
     assert HOSTILE in {study.name for study in page.cases[0].studies}
     assert HOSTILE in "".join(parsed(html).text)
-    hostile = replace(page, title=HOSTILE, warnings=(HOSTILE,), facts=((HOSTILE, HOSTILE),))
+    hostile = replace(page, title=HOSTILE, warnings=(HOSTILE,), study=((HOSTILE, HOSTILE),))
     tags = parsed(render(hostile))
-    assert "script" not in {tag for tag, _ in tags.tags}
-    assert "".join(tags.text).count(HOSTILE) == 6  # title twice, the warning, the fact and its name, and the case
+    assert all(
+        attributes.get("src", "assets/").startswith("assets/") for tag, attributes in tags.tags if tag == "script"
+    )
+    # title twice, the warning, the fact and its name, the case among the pictures, and its rows of both listings
+    assert "".join(tags.text).count(HOSTILE) == 5 + 1 + 2
 
 
 def test_undefined_is_counted_and_named(page):
@@ -199,6 +158,48 @@ def test_undefined_is_counted_and_named(page):
     assert "4 pairs, 1 undefined" in page.comparison.rows[0][3].note
     assert UNDEFINED.describe() in page.scores.notes
     assert "1 more undefined" in page.pairs[0].caption
+
+
+def test_costs_come_from_the_log_and_the_record(inputs):
+    curves = {"binary": inputs.curves["binary"].assign(seconds=[3.0, 1, 2, 2, 2, 50])}
+    table = page_of(replace(inputs, curves=curves)).costs
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["binary", "2", "1:00", "1.235 M"],
+        ["backsplit", "not recorded", "not recorded", "not recorded"],
+    ]
+
+
+def rows_of(page, name):
+    (listing,) = (each for each in page.listings if each.name == name)
+    return listing, [
+        dict(zip((column.text for column in listing.columns), row.cells, strict=True)) for row in listing.rows
+    ]
+
+
+def test_listing_of_cases_says_what_the_scores_say(inputs, page):
+    listing, rows = rows_of(page, "cases")
+    scores = inputs.scores.set_index(["case", "arm"])
+    assert [row["Case"].text for row in rows] == list(CASES)
+    for row, told in zip(rows, listing.rows, strict=True):
+        difference = (
+            scores.loc[(row["Case"].text, "backsplit"), "dice"] - scores.loc[(row["Case"].text, "binary"), "dice"]
+        )
+        assert row["Difference"].number == pytest.approx(difference, nan_ok=True)
+        expected = "undefined" if np.isnan(difference) else "better" if difference > 0 else "worse"
+        assert told.tags["Outcome"] == (expected,)
+        assert told.address == f"case/{safe_id(row['Case'].text)}"
+    assert rows[4]["Difference"].key == ""
+    assert {each.tag: each.options for each in listing.filters}["Size"][0] == "none"
+    assert "Fold" not in {each.tag for each in listing.filters}  # there is one
+
+
+def test_listing_of_lesions_has_each_lesion_and_each_false_alarm(tmp_path):
+    inputs = inputs_in(tmp_path, arms=("binary", "blind"))
+    listing, rows = rows_of(page_of(replace(inputs, curves={})), "lesions")
+    assert [row["Finding"].text for row in rows] == ["lesion"] * 4
+    assert {row["Dice, blind"].text for row in rows} == {"missed"}
+    assert all(row.tags["Finding"] == ("lesions", "found by some", "missed by blind") for row in listing.rows)
+    assert [row.address for row in listing.rows] == [f"case/{safe_id(case)}/1-r-1" for case in CASES[:4]]
 
 
 def test_cases_shown_are_best_median_and_worst(inputs, page):

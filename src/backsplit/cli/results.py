@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from backsplit.evaluation import EmptyPolicy
 
+SECONDS_BETWEEN_LOOKS = 2.0
+
 
 @dataclass(frozen=True)
 class Evaluate:
@@ -167,18 +169,57 @@ class Compare:
 
 @dataclass(frozen=True)
 class Report:
-    """Write one HTML page with tables, training curves and pictures.
+    """Write a page with tables, training curves, pictures and a viewer of every case; it opens by double click.
 
     Example: backsplit report
+
+    Example: backsplit report --single-file study.html
+
+    Example: backsplit report --serve
     """
 
     directory: Annotated[Path, tyro.conf.Positional] = DEFAULT_WORKSPACE
     """Workspace with scores and a comparison."""
+    single_file: Path | None = None
+    """Write one HTML file with everything inside, without whole volumes, instead of the folder."""
+    serve: bool = False
+    """Show it at 127.0.0.1 and write it again whenever the results have changed, until interrupted."""
+    port: int = 8000
+    """Of --serve; 0 takes any free one."""
+    jobs: int = min(8, os.cpu_count() or 1)
+    """Cases at a time."""
 
     def run(self) -> None:
         """Report."""
         from backsplit.cli.page import inputs_of
-        from backsplit.report import write
+        from backsplit.report import write, write_single
 
         workspace = Workspace(self.directory)
-        say(f"{write(inputs_of(workspace), workspace.report)}")
+        if self.serve:
+            self.keep_serving(workspace)
+        elif self.single_file is not None:
+            say(f"{write_single(inputs_of(workspace), self.single_file)}")
+        else:
+            say(f"{write(inputs_of(workspace), workspace.report, num_processes=self.jobs)}")
+
+    def keep_serving(self, workspace: Workspace) -> None:
+        """Serve until interrupted."""
+        from backsplit.cli.page import Rebuilding
+        from backsplit.errors import ConfigurationError
+        from backsplit.report import ReportServer
+
+        if self.single_file is not None:
+            raise ConfigurationError("--serve shows the folder; leave out --single-file")
+        rebuilding = Rebuilding(workspace, self.jobs)
+        try:
+            server = ReportServer(workspace.report.parent, self.port)
+        except OSError as error:
+            raise ConfigurationError(
+                f"port {self.port} cannot be used ({error.strerror}); choose another --port"
+            ) from error
+        server.build = rebuilding.rebuild()
+        say(f"{server.url}")
+        try:
+            server.run(rebuilding.rebuild, seconds=SECONDS_BETWEEN_LOOKS)
+        except KeyboardInterrupt:
+            say("ended")

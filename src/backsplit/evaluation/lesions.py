@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import cc3d
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 
 from backsplit.arrays import Mask
 from backsplit.evaluation.boxes import NOTHING, bounding_box
@@ -71,8 +71,8 @@ def count_lesions(prediction: Mask, reference: ReferenceMask, *, min_voxels: int
     """
     require_one_shape(prediction, reference)
     is_shared = prediction & reference
-    predicted, prediction_sizes = _components(prediction, is_shared, min_voxels)
-    referred, reference_sizes = _components(reference, is_shared, min_voxels)
+    predicted, prediction_sizes = _shared_components(prediction, is_shared, min_voxels)
+    referred, reference_sizes = _shared_components(reference, is_shared, min_voxels)
     is_pair = (predicted > 0) & (referred > 0)
     width = prediction_sizes.size + 1
     codes, shared = np.unique(referred[is_pair] * width + predicted[is_pair], return_counts=True)
@@ -80,19 +80,26 @@ def count_lesions(prediction: Mask, reference: ReferenceMask, *, min_voxels: int
     return Lesions(reference_sizes, prediction_sizes, pairs, shared)
 
 
-def _components(
+def components(mask: Mask, min_voxels: int) -> tuple[Integer[np.ndarray, "x y z"], Int[np.ndarray, " components"]]:
+    """Components numbered from 1 without gaps, in scan order of the array in memory, and their sizes."""
+    parts = cc3d.connected_components(mask.copy("K"), connectivity=26)  # version 3.29 misreads views of larger arrays
+    sizes = cc3d.statistics(parts, no_slice_conversion=True)["voxel_counts"].astype(np.int64)
+    is_kept = sizes >= min_voxels
+    is_kept[0] = False
+    if not is_kept[1:].all():
+        parts = (np.cumsum(is_kept) * is_kept).astype(parts.dtype)[parts]
+    return parts, sizes[is_kept]
+
+
+def _shared_components(
     mask: Mask, is_shared: Mask, min_voxels: int
 ) -> tuple[Int[np.ndarray, " shared"], Int[np.ndarray, " components"]]:
     """Number of the component, from 1, that each shared voxel lies in, 0 where that is too small; and all sizes."""
     box = bounding_box(mask)
     if box == NOTHING:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    parts = cc3d.connected_components(mask[box].copy("K"), connectivity=26)  # 3.29 misreads views of larger arrays
-    sizes = cc3d.statistics(parts, no_slice_conversion=True)["voxel_counts"].astype(np.int64)
-    is_kept = sizes >= min_voxels
-    is_kept[0] = False
-    number = np.cumsum(is_kept) * is_kept
-    return number[parts[is_shared[box]]], sizes[is_kept]
+    numbers, sizes = components(mask[box], min_voxels)
+    return numbers[is_shared[box]].astype(np.int64), sizes
 
 
 def lesion_scores(lesions: Lesions, *, voxel_ml: float) -> dict[str, float]:

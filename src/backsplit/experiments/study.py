@@ -159,17 +159,17 @@ def evaluated_policy(workspace: Workspace) -> EmptyPolicy:
     return policy_named(_study(workspace)["empty_policy"])
 
 
+def evaluated_scoring(workspace: Workspace) -> dict[str, Any]:
+    """How the last `evaluate` scored: tolerances in mm, smallest lesion in voxels."""
+    return _study(workspace)["scoring"]
+
+
 def evaluated_cohort(workspace: Workspace) -> Cohort:
     """The cohort whose labels were the reference of the last `evaluate`."""
     return cases.read(Path(_study(workspace)["cohort"]))
 
 
-def models_of_predictions(workspace: Workspace) -> dict[str, Path]:
-    """Model folder by arm, for all predicted arms."""
-    return {arm: Path(manifest["model"]) for arm, manifest in predicted_arms(workspace).items()}
-
-
-def _study(workspace: Workspace) -> dict[str, str]:
+def _study(workspace: Workspace) -> dict[str, Any]:
     if not workspace.study.exists():
         raise ConfigurationError(f"nothing is evaluated in {workspace.root}; run `backsplit evaluate` first")
     return json.loads(workspace.study.read_text())

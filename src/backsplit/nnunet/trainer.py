@@ -27,6 +27,7 @@ from backsplit.nnunet.history import Clock, History, HistoryRow
 from backsplit.nnunet.loader import ArmLoader, Batch, NumberedBatches, Stream, pipeline
 from backsplit.nnunet.precision import is_safe_in_bfloat16_on_cpu
 from backsplit.nnunet.processes import rank_and_size, sum_over_processes
+from backsplit.nnunet.runrecord import write_run_record
 from backsplit.nnunet.topology import Configuration
 from backsplit.progress import format_duration
 
@@ -258,6 +259,7 @@ class BackSplitTrainer(nnUNetTrainer):
         self._clock = Clock(first_epoch=self.current_epoch, num_epochs=self.num_epochs)
         if self.local_rank == 0:
             self._history = History(Path(self.output_folder), first_epoch=self.current_epoch)
+            write_run_record(self.bare_network, self.device, self.num_ranks, Path(self.output_folder))
 
     def on_epoch_start(self) -> None:
         """Remember when the epoch began, and set the weights that the schedule has for it; see nnU-Net."""

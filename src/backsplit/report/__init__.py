@@ -1,5 +1,7 @@
-"""One page about one comparison: tables in, HTML out. No torch here."""
+"""A report about one comparison: tables in, HTML out. No torch here."""
 
-from backsplit.report.gather import ReportInputs, write
+from backsplit.report.gather import ReportInputs
+from backsplit.report.serving import ReportServer
+from backsplit.report.site import write, write_single, write_waiting
 
-__all__ = ["ReportInputs", "write"]
+__all__ = ["ReportInputs", "ReportServer", "write", "write_single", "write_waiting"]

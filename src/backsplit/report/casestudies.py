@@ -11,6 +11,7 @@ from backsplit.arrays import Mask
 from backsplit.cases import Case, Cohort
 from backsplit.errors import CohortError, GeometryError
 from backsplit.report import figures
+from backsplit.report.caseviews import safe_id
 from backsplit.report.page import CaseSection, CaseStudy, Key, Picture
 from backsplit.report.palette import REFERENCE_COLOUR, ArmStyle
 from backsplit.report.selection import Contest, paired_dice, telling_cases
@@ -69,6 +70,7 @@ def _study(gallery: Gallery, contest: Contest, *, rank: str, name: str) -> CaseS
     return CaseStudy(
         rank=rank,
         name=name,
+        address=safe_id(name),
         facts=_facts(gallery.scores, contest, name),
         pictures=tuple(_picture(view, styles, contest, f"{name}, {channel}") for view in views(stack, focus)),
     )

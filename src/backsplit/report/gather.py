@@ -1,19 +1,23 @@
-"""From tables, manifest and prediction files to the page, and from the page to disk."""
+"""From tables, manifest and prediction files to what the page shows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from backsplit.cases import Cohort
-from backsplit.files import write_text
+from backsplit.errors import CohortError
+from backsplit.labels import LabelScheme
 from backsplit.report import charts
 from backsplit.report.casestudies import Gallery, case_section
-from backsplit.report.page import CaseSection, Page, render
-from backsplit.report.palette import ArmStyle, arm_styles
+from backsplit.report.caseviews import Sight, safe_id
+from backsplit.report.listings import case_listing, lesion_listing
+from backsplit.report.page import CaseSection, Listing, Page
+from backsplit.report.palette import REFERENCE_COLOUR, ArmStyle, arm_styles
 from backsplit.report.selection import CASE_RULE, Contest
-from backsplit.report.tables import comparison_table, dice_differences, score_table
+from backsplit.report.tables import comparison_table, cost_table, dice_differences, score_table
 from backsplit.report.wording import count, headline
 
 
@@ -37,17 +41,22 @@ class ReportInputs:
     prediction_folders: Mapping[str, Path]
     """By arm, with a file `<case>.nii.gz` for each scored case; arms without one are shown without pictures."""
     baseline: str
-    facts: Mapping[str, str]
-    """Budget, seed, versions, hardware, ... in the order in which they are printed."""
+    lesions: pd.DataFrame
+    """As `lesions.csv` has them: a row per lesion or false alarm of an arm, case and class."""
+    min_lesion_voxels: int = 1
+    """Smaller components were no lesions when the scores were made."""
+    study: Mapping[str, str] = field(default_factory=dict)
+    """What was trained, for how long; printed beside the result, in this order."""
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    """Of the network, by arm; arms whose number was not recorded are absent."""
+    provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Sections of facts, in the order in which they are printed."""
     warnings: Sequence[str] = ()
     """Printed right below the headline."""
 
 
-def write(inputs: ReportInputs, path: Path) -> Path:
-    """Write one self-contained HTML page, whole or not at all; the same inputs give the same bytes.
-
-    Returns:
-        `path`.
+def page_of(inputs: ReportInputs) -> Page:
+    """Everything the page shows; reads the volumes of the cases whose pictures stand in it.
 
     Raises:
         CohortError: a scored case is not in the cohort, or has no composed labels.
@@ -55,13 +64,7 @@ def write(inputs: ReportInputs, path: Path) -> Path:
         LabelError: a scored class is not in the scheme.
         VolumeError: an image, label map or prediction is missing or unreadable.
     """
-    write_text(render(page_of(inputs)), path)
-    return path
-
-
-def page_of(inputs: ReportInputs) -> Page:
-    """Everything the page shows; reads the volumes of the cases that are shown. Raises as `write`."""
-    arms = _arms(inputs)
+    arms, sight = arms_of(inputs), sight_of(inputs)
     styles = arm_styles(arms)
     folds = tuple(sorted(inputs.scores["fold"].astype(str).unique()))
     differences = dice_differences(inputs.comparison, folds)
@@ -72,21 +75,83 @@ def page_of(inputs: ReportInputs) -> Page:
         headlines=tuple(headline(difference) for difference in differences),
         warnings=tuple(inputs.warnings),
         intervals=charts.interval_picture(differences, styles),
+        study=(*_data_facts(inputs, sight.scheme), *inputs.study.items()),
+        costs=cost_table(arms, inputs.curves, inputs.parameters),
         scores=score_table(inputs.summary, inputs.policy),
         comparison=comparison_table(inputs.comparison, inputs.policy),
         pairs=tuple(charts.pair_picture(inputs.scores, contest, styles[contest.arm]) for contest in contests),
+        listings=_listings(inputs, arms, sight),
         curve_legend=charts.curve_legend([arm for arm in arms if arm in inputs.curves], styles),
         curves=charts.curve_pictures({arm: inputs.curves[arm] for arm in arms if arm in inputs.curves}, styles),
         curves_note=_curves_note(inputs, arms),
         case_rule=_case_note(inputs, arms),
         cases=_case_sections(inputs, contests, styles),
-        facts=(*_cohort_facts(inputs.cohort), *inputs.facts.items()),
+        provenance=(
+            ("Data", _cohort_facts(inputs.cohort)),
+            *((section, tuple(facts.items())) for section, facts in inputs.provenance.items()),
+        ),
+        viewer=_viewer(inputs, sight),
     )
 
 
-def _arms(inputs: ReportInputs) -> tuple[str, ...]:
+def arms_of(inputs: ReportInputs) -> tuple[str, ...]:
+    """All arms, the baseline first."""
     named = inputs.summary["arm"].astype(str)
     return tuple(dict.fromkeys((inputs.baseline, *named)))
+
+
+def sight_of(inputs: ReportInputs) -> Sight:
+    """What the case view shows.
+
+    Raises:
+        CohortError: the cohort is not composed.
+    """
+    if inputs.cohort.scheme is None:
+        raise CohortError(f"{inputs.cohort.name}: no composed reference labels to show; run `backsplit compose` on it")
+    arms = [arm for arm in arms_of(inputs) if arm in inputs.prediction_folders]
+    return Sight(
+        scheme=inputs.cohort.scheme,
+        channels=inputs.cohort.channels,
+        ignore=inputs.cohort.ignore,
+        folders={arm: inputs.prediction_folders[arm] for arm in arms},
+        styles=arm_styles(arms_of(inputs)),
+        min_lesion_voxels=inputs.min_lesion_voxels,
+    )
+
+
+def shown_cases(inputs: ReportInputs) -> tuple[str, ...]:
+    """Names of the cases that can be opened: those that were scored, in the order of the scores."""
+    return tuple(dict.fromkeys(inputs.scores["case"].astype(str)))
+
+
+def _viewer(inputs: ReportInputs, sight: Sight) -> dict[str, Any]:
+    return {
+        "cases": [{"id": safe_id(name), "name": name} for name in shown_cases(inputs)],
+        "reference": REFERENCE_COLOUR,
+        "arms": [{"name": arm, "colour": sight.styles[arm].on_dark} for arm in sight.folders],
+        "targets": sight.scheme.targets,
+        "auxiliaries": sight.scheme.auxiliaries,
+    }
+
+
+def _listings(inputs: ReportInputs, arms: Sequence[str], sight: Sight) -> tuple[Listing, ...]:
+    others = [arm for arm in arms if arm != inputs.baseline]
+    ordered = [*sight.folders, *(arm for arm in arms if arm not in sight.folders)]
+    return (
+        case_listing(inputs.scores, inputs.baseline, others),
+        lesion_listing(inputs.lesions, ordered, sight.scheme.targets),
+    )
+
+
+def _data_facts(inputs: ReportInputs, scheme: LabelScheme) -> tuple[tuple[str, str], ...]:
+    classes = {"Target": scheme.targets, "Background split into": scheme.auxiliaries}
+    return (
+        (
+            "Cases scored",
+            f"{inputs.scores['case'].nunique()} of {inputs.cohort.name} ({', '.join(inputs.cohort.channels)})",
+        ),
+        *((name, ", ".join(members) or "nothing") for name, members in classes.items()),
+    )
 
 
 def _subtitle(inputs: ReportInputs, arms: Sequence[str], folds: Sequence[str]) -> str:

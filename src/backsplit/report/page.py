@@ -1,10 +1,15 @@
-"""Everything the page shows, and the one HTML file it becomes."""
+"""Everything the page shows, and the HTML it becomes."""
 
 import base64
 import hashlib
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -21,6 +26,14 @@ class Picture:
     caption: str
     dark: bytes | None = None
     media_type: Literal["image/svg+xml", "image/png"] = "image/svg+xml"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height as the file says them, so that the page does not move when the picture is there."""
+        if self.media_type == "image/png":
+            return struct.unpack(">II", self.light[16:24])
+        _, _, width, height = re.findall(rb'viewBox="([^"]*)"', self.light)[0].split()
+        return round(float(width)), round(float(height))
 
     @property
     def light_url(self) -> str:
@@ -45,10 +58,16 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Text of a table cell, and in small print what has to be known about it."""
+    """Text of a table cell, in small print what has to be known about it, and the number that it is sorted by."""
 
     text: str
     note: str = ""
+    number: float | None = None
+
+    @property
+    def key(self) -> str:
+        """What a browser sorts by; nothing for an undefined number."""
+        return self.text if self.number is None else "" if math.isnan(self.number) else f"{self.number:.9g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +76,49 @@ class Table:
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Head of a column; `minor` ones are left out where all their cells are equal, and on narrow screens."""
+
+    text: str
+    is_number: bool = False
+    minor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A choice among the values that rows have under one tag."""
+
+    tag: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListingRow:
+    """A row that opens a view of the page at `address`, and the tags it is filtered by."""
+
+    address: str
+    cells: tuple[Cell, ...]
+    tags: Mapping[str, tuple[str, ...]]
+
+    @property
+    def tags_text(self) -> str:
+        """The tags as JSON, for the script of the page."""
+        return json.dumps(dict(self.tags), ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A long table, sorted and filtered by the reader."""
+
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[ListingRow, ...]
+    filters: tuple[Filter, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -76,6 +138,8 @@ class CaseStudy:
 
     rank: str
     name: str
+    address: str
+    """Its id in the case view."""
     facts: tuple[str, ...]
     pictures: tuple[Picture, ...]
 
@@ -98,25 +162,78 @@ class Page:
     headlines: tuple[Headline, ...]
     warnings: tuple[str, ...]
     intervals: Picture | None
+    study: tuple[tuple[str, str], ...]
+    """What was studied, in a few facts."""
+    costs: Table
     scores: Table
     comparison: Table
     pairs: tuple[Picture, ...]
+    listings: tuple[Listing, ...]
     curve_legend: tuple[Key, ...]
     curves: tuple[Picture, ...]
     curves_note: str
     case_rule: str
     cases: tuple[CaseSection, ...]
-    facts: tuple[tuple[str, str], ...]
+    provenance: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    """Sections of facts."""
+    viewer: Mapping[str, Any]
+    """What the case view knows before a case is opened; becomes JSON."""
 
 
-def render(page: Page) -> str:
-    """The page as one HTML document that loads nothing and runs nothing.
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """What a page holds in itself instead of in files beside it."""
 
-    Its content security policy allows `data:` images and the one style sheet inside, by its hash.
+    cases: Mapping[str, str]
+    """JSON of each case, by its id."""
+
+
+LICENCES = "LICENSES.txt"
+STYLES, SCRIPTS = ("page.css", "viewer.css"), ("page.js", "viewer.js")
+VIEWER_LIBRARY = "niivue.umd.js"
+_RULES = "font-src 'none'; connect-src 'none'; base-uri 'none'; form-action 'none'"
+
+
+def asset(name: str) -> str:
+    """A style sheet or script of the page, or the licences of what it is made with."""
+    folder = "viewer" if name in (VIEWER_LIBRARY, LICENCES) else "templates"
+    return resources.files("backsplit.report").joinpath(folder, name).read_text(encoding="utf-8")
+
+
+def render(page: Page, inline: Inline | None = None) -> str:
+    """The page as HTML that loads nothing from elsewhere.
+
+    Its content security policy allows `data:` images, and the scripts and style sheets in the folder of the page; or,
+    where all is inside, those alone that stand in it, by their hashes.
     """
-    style = resources.files("backsplit.report").joinpath("templates", "page.css").read_text(encoding="utf-8")
-    template = _environment().get_template("index.html.j2")
-    return template.render(page=page, style=Markup(style), policy=_policy(style))  # noqa: S704  our own style sheet
+    names = (*STYLES, VIEWER_LIBRARY, *SCRIPTS) if inline else ()
+    contents = {name: Markup(asset(name)) for name in names}  # noqa: S704  our own files
+    return (
+        _environment()
+        .get_template("index.html.j2")
+        .render(
+            page=page,
+            contents=contents,
+            cases={name: Markup(_in_script(text)) for name, text in inline.cases.items()} if inline else {},  # noqa: S704
+            viewer=Markup(_in_script(json.dumps(page.viewer, sort_keys=True))),  # noqa: S704  JSON without a `<`
+            policy=_policy(contents),
+            styles=STYLES,
+            scripts=SCRIPTS,
+            library=VIEWER_LIBRARY,
+            licences=asset(LICENCES) if inline else "",
+        )
+    )
+
+
+def render_waiting(reason: str, trainings: Sequence[tuple[str, str]]) -> str:
+    """What is shown while there is nothing to compare: why, and how far each training is."""
+    template = _environment().get_template("waiting.html.j2")
+    return template.render(reason=reason, trainings=trainings, policy=_policy({}))
+
+
+def _in_script(text: str) -> str:
+    """JSON that cannot end the element it stands in."""
+    return text.replace("<", "\\u003c")
 
 
 def _environment() -> Environment:
@@ -130,9 +247,14 @@ def _environment() -> Environment:
     )
 
 
-def _policy(style: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    return f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+def _policy(contents: Mapping[str, str]) -> str:
+    scripts = " ".join(_hash(text) for name, text in contents.items() if name.endswith(".js")) or "'self'"
+    styles = " ".join(_hash(text) for name, text in contents.items() if name.endswith(".css")) or "'self'"
+    return f"default-src 'none'; img-src data:; script-src {scripts}; style-src {styles}; {_RULES}"
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}'"
 
 
 def _data_url(content: bytes, media_type: str) -> str:

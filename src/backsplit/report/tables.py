@@ -1,13 +1,15 @@
 """The tables of `backsplit.evaluation` as tables of the page, and as the differences that its headlines speak of."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
 from backsplit.evaluation import DISTANCES, Metric, metric_of
+from backsplit.progress import format_duration
 from backsplit.report.page import Cell, Table
-from backsplit.report.wording import Difference, count, decimals, interval, p_text
+from backsplit.report.wording import SIGNIFICANCE, Difference, count, decimals, interval, p_text
 
+UNRECORDED = "not recorded"
 RULES = {
     "argmax": "Rule argmax: the most probable fine class of a voxel, merged to target or rest afterwards.",
     "pooled": "Rule pooled: probabilities are pooled over target and rest first, then the larger one wins.",
@@ -46,6 +48,27 @@ def comparison_table(comparison: pd.DataFrame, policy: str) -> Table:
     )  # fmt: skip
 
 
+def cost_table(arms: Sequence[str], curves: Mapping[str, pd.DataFrame], parameters: Mapping[str, int]) -> Table:
+    """What the training of each arm took, from its log; what was not recorded is said so."""
+    return Table(
+        columns=("Arm", "Seconds per epoch", "Training", "Parameters"),
+        rows=tuple(
+            (Cell(arm), *_training_cells(curves.get(arm)), Cell(_parameters_text(parameters.get(arm)))) for arm in arms
+        ),
+        notes=("Seconds per epoch: median; one fold of each arm.",),
+    )
+
+
+def _training_cells(log: pd.DataFrame | None) -> tuple[Cell, Cell]:
+    if log is None or "seconds" not in log:
+        return Cell(UNRECORDED), Cell(UNRECORDED)
+    return Cell(f"{log['seconds'].median():.3g}"), Cell(format_duration(log["seconds"].sum()))
+
+
+def _parameters_text(number: int | None) -> str:
+    return UNRECORDED if number is None else f"{number / 1e6:.3f} M"
+
+
 def dice_differences(comparison: pd.DataFrame, folds: Sequence[str]) -> tuple[Difference, ...]:
     """The Dice rows of a comparison, in its order."""
     of_dice = comparison[comparison["metric"] == "dice"]
@@ -60,9 +83,27 @@ def dice_differences(comparison: pd.DataFrame, folds: Sequence[str]) -> tuple[Di
             num_pairs=int(row["num_pairs"]),
             p_value=float(row["p_holm"]),
             folds=tuple(folds),
+            against=tuple(_opposites(row, comparison)),
         )
         for _, row in of_dice.iterrows()
     )
+
+
+def _opposites(of_dice: pd.Series, comparison: pd.DataFrame) -> Iterator[str]:
+    """What the tests of other metrics hold against the difference in Dice."""
+    for _, row in comparison.iterrows():
+        metric = metric_of(row["metric"])
+        if (row["arm"], row["class"]) != (of_dice["arm"], of_dice["class"]) or metric is None:
+            continue
+        gain = -row["mean_difference"] if metric.better == "lower" else row["mean_difference"]
+        if gain * of_dice["mean_difference"] < 0 and row["p_holm"] <= SIGNIFICANCE:
+            digits = _digits(row["metric"])
+            change = decimals(row["mean_difference"], digits, signed=True)
+            yield f"{metric.label} {change} ({interval(row['low'], row['high'], digits)}), {_better(metric)} is better"
+
+
+def _better(metric: Metric) -> str:
+    return "less" if metric.better == "lower" else "more"
 
 
 def _score_row(row: pd.Series, shown: Sequence[Metric]) -> tuple[Cell, ...]:

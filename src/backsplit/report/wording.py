@@ -28,6 +28,8 @@ class Difference:
     num_pairs: int
     p_value: float
     folds: tuple[str, ...]
+    against: tuple[str, ...] = ()
+    """Other scores whose corrected test says the opposite, each as a clause."""
 
 
 def decimals(value: float, digits: int = 3, *, signed: bool = False) -> str:
@@ -124,6 +126,7 @@ def _caveats(difference: Difference) -> list[str]:
         )
     elif not decided:
         caveats.append("No evidence of a difference is not evidence of none: the interval says what remains possible.")
+    caveats += [f"Another score says the opposite: {clause}." for clause in difference.against]
     if decided and not difference.p_value <= SIGNIFICANCE:
         caveats.append(
             "The Wilcoxon test, corrected for all rows of the table, does not confirm it "

@@ -1,0 +1,238 @@
+"""One case for the browser: volumes, where its findings are, and pictures for those without WebGL2."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backsplit.arrays import LabelMap
+from backsplit.cases import Case
+from backsplit.errors import CohortError, GeometryError
+from backsplit.evaluation.boxes import Box, bounding_box, joint_box
+from backsplit.labels import LabelScheme, clear_ignored
+from backsplit.report import figures, webvolumes
+from backsplit.report.findings import Finding, findings
+from backsplit.report.palette import ArmStyle
+from backsplit.report.slices import Stack, grey_limits, views
+from backsplit.volume import Grid, Volume, read_labels, read_volume
+
+POSTERIORS = "probabilities"
+"""Folder beside the masks of an arm, with `<case>_<label value>.nii.gz` from 0 to 255, where they were asked for."""
+LONGEST_ID = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is shown of every case, and how."""
+
+    scheme: LabelScheme
+    channels: tuple[str, ...]
+    ignore: int | None
+    folders: Mapping[str, Path]
+    """Masks by arm."""
+    styles: Mapping[str, ArmStyle]
+    min_lesion_voxels: int
+
+
+@dataclass(frozen=True, slots=True)
+class CaseView:
+    """What the page is given when a case is opened, and when the whole volume is asked for; both become JSON."""
+
+    first: dict[str, Any]
+    whole: dict[str, Any] | None
+    """None where the first view is the whole volume."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Loaded:
+    """The files of a case."""
+
+    grid: Grid
+    images: list[np.ndarray]
+    reference: LabelMap
+    predictions: dict[str, LabelMap]
+
+
+def safe_id(name: str) -> str:
+    """A name that is a file name, an element id and part of an address everywhere; different names stay different.
+
+    Names that change get eight digits of their hash.
+    """
+    kept = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")[:LONGEST_ID]
+    return kept if kept == name else f"{kept or 'case'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def files_of(case: Case, sight: Sight) -> list[Path]:
+    """Every file that the view of a case is made of."""
+    masks = [folder / f"{case.name}.nii.gz" for folder in sight.folders.values()]
+    labels = [] if case.labels is None else [case.labels]
+    return [*case.images, *labels, *masks, *(path for _, _, path in _posteriors(case, sight))]
+
+
+def case_view(case: Case, sight: Sight) -> CaseView:
+    """Read a case and prepare it for the browser.
+
+    Raises:
+        CohortError: no reference labels.
+        GeometryError: images, labels or predictions on different grids.
+        VolumeError: a file is missing or unreadable.
+    """
+    loaded = _load(case, sight)
+    found = _findings(loaded, sight)
+    box = _box(loaded, found, sight)
+    combined = webvolumes.combine([loaded.reference, *loaded.predictions.values()])
+    grid = webvolumes.crop_grid(loaded.grid, box)
+    told = {"id": safe_id(case.name), "rows": combined.rows}
+    looks = [_look(image, channel) for image, channel in zip(loaded.images, sight.channels, strict=True)]
+    first = {
+        **told,
+        **_geometry(grid),
+        "start": [part.start for part in box],
+        "images": [
+            {**look, "data": webvolumes.packed(webvolumes.quantise(image[box], look["knots"]))}
+            for image, look in zip(loaded.images, looks, strict=True)
+        ],
+        "labels": _labels(combined.index[box]),
+        "maps": [_map(*each, box, loaded.grid) for each in _posteriors(case, sight)],
+        "findings": [_told(finding, loaded.grid, box) for finding in found],
+        "pictures": _pictures(case, loaded, box, sight),
+    }
+    return CaseView(first, None if grid.shape == loaded.grid.shape else told | _whole(loaded, looks, combined.index))
+
+
+def _load(case: Case, sight: Sight) -> _Loaded:
+    if case.labels is None:
+        raise CohortError(f"{case.name}: no reference labels to show; run `backsplit compose` on the cohort")
+    images = [read_volume(path) for path in case.images]
+    grid = images[0].grid
+    paths = {arm: folder / f"{case.name}.nii.gz" for arm, folder in sight.folders.items()}
+    reference, *predicted = (read_labels(path) for path in (case.labels, *paths.values()))
+    checked: list[tuple[Path, Volume]] = [
+        *zip(case.images, images, strict=True),
+        (case.labels, reference),
+        *zip(paths.values(), predicted, strict=True),
+    ]
+    for path, volume in checked:
+        if difference := volume.grid.difference(grid):
+            raise GeometryError(
+                f"{path}: not on the grid of its image: {difference}; predict or compose the case again"
+            )
+    maps = dict(zip(paths, (volume.voxels for volume in predicted), strict=True))
+    return _Loaded(grid, [image.voxels for image in images], reference.voxels, maps)
+
+
+def _findings(loaded: _Loaded, sight: Sight) -> tuple[Finding, ...]:
+    reference, *predicted = clear_ignored(loaded.reference, *loaded.predictions.values(), ignore=sight.ignore)
+    return findings(
+        reference,
+        dict(zip(loaded.predictions, predicted, strict=True)),
+        dict(enumerate(sight.scheme.targets, start=1)),
+        loaded.grid,
+        min_voxels=sight.min_lesion_voxels,
+    )
+
+
+def _box(loaded: _Loaded, found: Sequence[Finding], sight: Sight) -> Box:
+    """Around all lesions and all that was predicted, else the reference alone, else its largest lesion's middle."""
+    referred = bounding_box(_is_target(loaded.reference, sight))
+    everything = referred
+    for labels in loaded.predictions.values():
+        everything = joint_box(everything, bounding_box(labels))
+    largest = max(found, key=lambda each: (each.false_of is None, each.ml), default=None)
+    middles = [] if largest is None else [_single(largest.voxel)]
+    wishes = [everything, referred, *middles]
+    return webvolumes.view_box(loaded.grid.shape, loaded.grid.spacing_mm, wishes, limit=webvolumes.MOST_VOXELS)
+
+
+def _single(voxel: tuple[int, int, int]) -> Box:
+    x, y, z = (slice(index, index + 1) for index in voxel)
+    return x, y, z
+
+
+def _is_target(labels: LabelMap, sight: Sight) -> np.ndarray:
+    return (labels > 0) & (labels <= sight.scheme.num_targets)
+
+
+def _look(image: np.ndarray, channel: str) -> dict[str, Any]:
+    is_ct = channel == "CT"
+    return {
+        "channel": channel,
+        "unit": "HU" if is_ct else "",
+        "knots": webvolumes.knots_of(image, is_ct=is_ct),
+        "presets": [
+            {"name": each.name, "low": each.low, "high": each.high}
+            for each in webvolumes.presets_of(image, is_ct=is_ct)
+        ],
+    }
+
+
+def _geometry(grid: Grid) -> dict[str, Any]:
+    return {"shape": grid.shape, "spacing": grid.spacing_mm, "matrix": webvolumes.ras_matrix(grid).tolist()}
+
+
+def _labels(index: np.ndarray) -> dict[str, Any]:
+    return {"bytes": index.dtype.itemsize, "data": webvolumes.packed(index)}
+
+
+def _map(arm: str, class_name: str, path: Path, box: Box, grid: Grid) -> dict[str, Any]:
+    posterior = read_volume(path)
+    if difference := posterior.grid.difference(grid):
+        raise GeometryError(f"{path}: not on the grid of its image: {difference}; predict the case again")
+    return {"arm": arm, "class": class_name, "data": webvolumes.packed(posterior.voxels[box].astype(np.uint8))}
+
+
+def _posteriors(case: Case, sight: Sight) -> list[tuple[str, str, Path]]:
+    wanted = (
+        (arm, name, folder / POSTERIORS / f"{case.name}_{value:04}.nii.gz")
+        for arm, folder in sight.folders.items()
+        for value, name in enumerate(sight.scheme.targets, start=1)
+    )
+    return [each for each in wanted if each[2].is_file()]
+
+
+def _told(finding: Finding, grid: Grid, box: Box) -> dict[str, Any]:
+    place = webvolumes.ras_matrix(grid) @ (*finding.voxel, 1)
+    return {
+        "class": finding.class_name,
+        "number": finding.number,
+        "voxel": finding.voxel,
+        "mm": [round(float(mm), 4) for mm in place[:3]],
+        "ml": finding.ml,
+        "dice": dict(finding.dice),
+        "false_of": finding.false_of,
+        "inside": all(part.start <= index < part.stop for index, part in zip(finding.voxel, box, strict=True)),
+    }
+
+
+def _whole(loaded: _Loaded, looks: Sequence[dict[str, Any]], index: np.ndarray) -> dict[str, Any]:
+    """Masks as they are; images averaged over blocks, which the browser repeats."""
+    limit = webvolumes.MOST_OVERVIEW_VOXELS // len(looks)
+    steps = webvolumes.overview_steps(loaded.grid.shape, loaded.grid.spacing_mm, limit=limit)
+    images = []
+    for image, look in zip(loaded.images, looks, strict=True):
+        coarse = webvolumes.quantise(webvolumes.averaged(image, steps), look["knots"])
+        images.append({**look, "shape": coarse.shape, "steps": steps, "data": webvolumes.packed(coarse)})
+    return {**_geometry(loaded.grid), "start": [0, 0, 0], "images": images, "labels": _labels(index), "maps": []}
+
+
+def _pictures(case: Case, loaded: _Loaded, box: Box, sight: Sight) -> list[dict[str, str]]:
+    """Three planes through the largest lesion, the contours of all targets of all arms; PNG in base64."""
+    image, channel = loaded.images[0][box], sight.channels[0]
+    masks = [_is_target(labels[box], sight) for labels in (loaded.reference, *loaded.predictions.values())]
+    focus = next((mask for mask in masks if mask.any()), masks[0])
+    limits = grey_limits(image, is_ct=channel == "CT")
+    stack = Stack(image, tuple(masks), loaded.grid.spacing_mm, loaded.grid.direction, limits)
+    styles = (None, *(sight.styles[arm] for arm in loaded.predictions))
+    return [
+        {
+            "data": base64.b64encode(figures.slice_picture(view, styles)).decode("ascii"),
+            "alt": f"{view.plane} slice of {case.name}, {channel}, with the outlines of reference and arms",
+            "caption": f"{view.plane}, {view.field_mm:.0f} mm wide",
+        }
+        for view in views(stack, focus)
+    ]

@@ -1,0 +1,85 @@
+"""Where the lesions of a case are, which arms found them, and where the false alarms are. Arrays only."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import cc3d
+import numpy as np
+
+from backsplit.arrays import LabelMap, Mask
+from backsplit.evaluation import components, count_lesions
+from backsplit.evaluation.boxes import Box, bounding_box, joint_box
+from backsplit.report.slices import middle_voxel
+from backsplit.volume import Grid
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A reference lesion, or a false alarm of one arm; numbered as in `lesions.csv`."""
+
+    class_name: str
+    number: int
+    voxel: tuple[int, int, int]
+    """The one of its voxels that is nearest to its centre of mass."""
+    ml: float
+    dice: Mapping[str, float | None]
+    """Of a reference lesion, by arm; None where the arm missed it. Empty for a false alarm."""
+    false_of: str | None = None
+    """The arm whose false alarm it is."""
+
+
+def findings(
+    reference: LabelMap, predictions: Mapping[str, LabelMap], classes: Mapping[int, str], grid: Grid, *, min_voxels: int
+) -> tuple[Finding, ...]:
+    """Class by class: the reference lesions, then the false alarms of each arm, largest first.
+
+    Args:
+        reference: label map; voxels that nobody annotated are background.
+        predictions: label map by arm, cleared alike.
+        classes: label value to name.
+        grid: of all maps.
+        min_voxels: smaller components are no lesions.
+    """
+    found: list[Finding] = []
+    for value, name in classes.items():
+        referred = reference == value
+        predicted = {arm: labels == value for arm, labels in predictions.items()}
+        box = bounding_box(referred)
+        for mask in predicted.values():
+            box = joint_box(box, bounding_box(mask))
+        cut = {arm: np.ascontiguousarray(mask[box]) for arm, mask in predicted.items()}
+        if referred[box].size:
+            found += _of_class(name, np.ascontiguousarray(referred[box]), cut, box, grid, min_voxels)
+    return tuple(found)
+
+
+def _of_class(
+    name: str, reference: Mask, predictions: Mapping[str, Mask], box: Box, grid: Grid, min_voxels: int
+) -> Iterator[Finding]:
+    counted = {arm: count_lesions(mask, reference, min_voxels=min_voxels) for arm, mask in predictions.items()}
+    parts, sizes = components(reference, min_voxels)
+    for number, voxel in enumerate(_places(parts, len(sizes), box, grid), start=1):
+        dice = {
+            arm: float(lesions.dice[number - 1]) if lesions.is_detected[number - 1] else None
+            for arm, lesions in counted.items()
+        }
+        yield Finding(name, number, voxel, float(sizes[number - 1]) * grid.voxel_ml, dice)
+    for arm, mask in predictions.items():
+        parts, sizes = components(mask, min_voxels)
+        places = list(_places(parts, len(sizes), box, grid))
+        false = np.flatnonzero(~counted[arm].is_true)
+        for number in np.argsort(-sizes[false], kind="stable").tolist():
+            ml = float(sizes[false[number]]) * grid.voxel_ml
+            yield Finding(name, number + 1, places[false[number]], ml, {}, false_of=arm)
+
+
+def _places(parts: np.ndarray, num_parts: int, box: Box, grid: Grid) -> Iterator[tuple[int, int, int]]:
+    """The middle voxel of each component, as an index of the whole volume."""
+    if not num_parts:
+        return
+    boxes = cc3d.statistics(parts.astype(np.uint32))["bounding_boxes"]
+    for number in range(1, num_parts + 1):
+        own = boxes[number]
+        inside = middle_voxel(parts[own] == number, grid.spacing_mm)
+        x, y, z = (index + part.start + whole.start for index, part, whole in zip(inside, own, box, strict=True))
+        yield int(x), int(y), int(z)

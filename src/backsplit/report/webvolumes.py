@@ -1,0 +1,220 @@
+"""What a browser is given of a case: a box of at most a megavoxel, grey values of eight bits, all masks as they are.
+
+Arrays only. The masks of a case (fine reference labels, one target map per arm) travel as one label map that numbers
+the combinations which occur, so that nothing is lost where masks overlap and one upload shows them all.
+"""
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from isal import igzip
+from jaxtyping import Float, Integer, UInt8
+
+from backsplit.arrays import LabelMap, Spacing, Voxels
+from backsplit.evaluation.boxes import NOTHING, Box
+from backsplit.volume import Grid
+
+MOST_VOXELS = 1_000_000
+"""Of the first view of a case; software WebGL uploads about as many in a second."""
+MOST_OVERVIEW_VOXELS = 2_500_000
+"""Of the image of a whole volume, which is averaged over blocks down to so many."""
+CT_KNOTS = ((-1024.0, 0), (-160.0, 60), (240.0, 190), (1500.0, 245), (3071.0, 255))
+"""HU and grey value: 3 HU per step in soft tissue, 14 in lung, 23 in bone."""
+_DARKEST, _BRIGHTEST = 0.1, 99.9  # percent
+
+Knots = tuple[tuple[float, int], ...]
+"""Value of the image and its grey value, both rising; straight lines between, the ends beyond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A window: the values drawn black and white."""
+
+    name: str
+    low: float
+    high: float
+
+
+CT_PRESETS = (
+    Preset("Soft tissue", -160.0, 240.0),
+    Preset("Lung", -1350.0, 150.0),
+    Preset("Bone", -500.0, 1300.0),
+)
+"""Level and width 40/400, -600/1500, 400/1800 HU."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Combined:
+    """Several label maps in one: `rows[index[x, y, z]]` are their values there; row 0 is background in all."""
+
+    index: Integer[np.ndarray, "x y z"]
+    rows: tuple[tuple[int, ...], ...]
+
+
+def knots_of(image: Voxels, *, is_ct: bool) -> Knots:
+    """Fixed for CT; for all else a straight line over all but the darkest and brightest thousandth.
+
+    Percentiles are of every n-th voxel where the image is large. Voxels that are not finite do not count.
+    """
+    if is_ct:
+        return CT_KNOTS
+    low, high = _percentiles(image, (_DARKEST, _BRIGHTEST))
+    return (low, 0), (high, 255)
+
+
+def presets_of(image: Voxels, *, is_ct: bool) -> tuple[Preset, ...]:
+    """Windows to choose from, the first of which is shown first."""
+    if is_ct:
+        return CT_PRESETS
+    return Preset("Auto", *_percentiles(image, (1, 99))), Preset("Full", *_percentiles(image, (_DARKEST, _BRIGHTEST)))
+
+
+def quantise(image: Voxels, knots: Knots) -> UInt8[np.ndarray, "x y z"]:
+    """Grey values of eight bits; NaN becomes 0."""
+    values, greys = zip(*knots, strict=True)
+    known = np.nan_to_num(image.astype(np.float32), nan=values[0], posinf=values[-1], neginf=values[0])
+    return np.rint(np.interp(known, values, greys)).astype(np.uint8)
+
+
+def view_box(shape: tuple[int, int, int], spacing_mm: Spacing, wishes: Sequence[Box], *, limit: int) -> Box:
+    """The box to show first: around the first wish that fits into `limit` voxels, widened evenly in mm.
+
+    Args:
+        shape: of the volume.
+        spacing_mm: of the volume.
+        wishes: boxes around what is to be seen, best first; empty ones are passed over. If none fits, the middle of the
+            volume is what is widened.
+        limit: most voxels.
+    """
+    if math.prod(shape) <= limit:
+        return _clipped(((0, 0, 0), shape), shape)
+    fitting = [box for box in wishes if box != NOTHING and _num_voxels(box) <= limit]
+    start = _corners(fitting[0]) if fitting else _middle(shape)
+    low, high = 0.0, max(np.multiply(shape, spacing_mm))
+    while high - low > min(spacing_mm) / 4:
+        margin = (low + high) / 2
+        is_small = _num_voxels(_widened(start, margin, spacing_mm, shape)) <= limit
+        low, high = (margin, high) if is_small else (low, margin)
+    return _widened(start, low, spacing_mm, shape)
+
+
+def crop_grid(grid: Grid, box: Box) -> Grid:
+    """The grid of the voxels inside a box."""
+    starts = [part.start for part in box]
+    a, b, c = (part.stop - part.start for part in box)
+    steps = np.reshape(grid.direction, (3, 3)) @ (np.array(starts) * grid.spacing_mm)
+    x, y, z = (np.array(grid.origin_mm) + steps).tolist()
+    return Grid((a, b, c), grid.spacing_mm, (x, y, z), grid.direction)
+
+
+def ras_matrix(grid: Grid) -> Float[np.ndarray, "4 4"]:
+    """From voxel indices to mm to the right, front and head, as NIfTI has it."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(grid.direction, (3, 3)) * grid.spacing_mm
+    matrix[:3, 3] = grid.origin_mm
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
+
+
+def combine(maps: Sequence[LabelMap]) -> Combined:
+    """Number the combinations of values that occur, in the order of the values; all background comes first.
+
+    Args:
+        maps: label maps of one shape, values 0 or more.
+    """
+    sizes = [int(labels.max()) + 1 for labels in maps]
+    kind = np.min_scalar_type(max(math.prod(sizes) - 1, 1))
+    code = np.zeros(maps[0].shape, kind, order="F")
+    for labels, size in zip(maps, sizes, strict=True):
+        code *= kind.type(size)
+        code += labels.astype(kind, copy=False)
+    found, index = _numbered(code, math.prod(sizes))
+    rows = np.stack(np.unravel_index(found, sizes), axis=1).tolist()
+    return Combined(index, tuple(tuple(row) for row in rows))
+
+
+def overview_steps(shape: tuple[int, int, int], spacing_mm: Spacing, *, limit: int) -> tuple[int, int, int]:
+    """How many voxels of each axis to average, so that at most `limit` are left: always the axis of the finest step."""
+    steps = [1, 1, 1]
+    while math.prod(-(-size // step) for size, step in zip(shape, steps, strict=True)) > limit:
+        coarse = np.multiply(steps, spacing_mm)
+        steps[int(np.argmin(np.where(np.array(steps) < shape, coarse, np.inf)))] += 1
+    return steps[0], steps[1], steps[2]
+
+
+def averaged(image: Voxels, steps: tuple[int, int, int]) -> Float[np.ndarray, "coarse_x coarse_y coarse_z"]:
+    """Means over blocks; blocks at the far ends may be smaller. NaN counts as the lowest known value."""
+    if steps == (1, 1, 1):
+        return image.astype(np.float32)
+    sums: np.ndarray = image if np.issubdtype(image.dtype, np.integer) else np.nan_to_num(image.astype(np.float32))
+    for axis, step in enumerate(steps):
+        starts = np.arange(0, image.shape[axis], step)
+        lengths = np.diff(np.append(starts, image.shape[axis])).astype(np.float32)
+        added = np.add.reduceat(sums, starts, axis=axis, dtype=np.float32)
+        sums = added / lengths.reshape([-1 if other == axis else 1 for other in range(3)])
+    return sums
+
+
+def packed(array: np.ndarray) -> str:
+    """Voxels as text: gzip, then base64; the first axis runs fastest, as in a NIfTI file, lowest byte first."""
+    ordered = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
+    return base64.b64encode(igzip.compress(ordered, mtime=0)).decode("ascii")
+
+
+def _percentiles(image: Voxels, wanted: tuple[float, float]) -> tuple[float, float]:
+    step = max(1, round((image.size / MOST_VOXELS) ** (1 / 3)))
+    sample = image[::step, ::step, ::step]
+    known = sample[np.isfinite(sample)]
+    if not known.size:
+        return 0.0, 1.0
+    low, high = (float(limit) for limit in np.percentile(known, wanted))
+    return low, high if high > low else low + 1
+
+
+def _numbered(code: np.ndarray, num_codes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The codes that occur, 0 always among them, and each voxel's position in that list, as narrow as can be."""
+    if num_codes <= 2**16:
+        is_there = np.zeros(num_codes, bool)
+        is_there[0] = True
+        for plane in np.moveaxis(code, -1, 0):
+            is_there |= np.bincount(plane.ravel(), minlength=num_codes) > 0
+        found = np.flatnonzero(is_there)
+        position = np.cumsum(is_there) - 1
+        return found, position.astype(np.min_scalar_type(len(found)))[code]
+    found = np.union1d(np.unique(code), 0)
+    return found, np.searchsorted(found, code).astype(np.min_scalar_type(len(found)))
+
+
+Corners = tuple[Sequence[int], Sequence[int]]
+
+
+def _corners(box: Box) -> Corners:
+    return [part.start for part in box], [part.stop for part in box]
+
+
+def _middle(shape: tuple[int, int, int]) -> Corners:
+    middle = [size // 2 for size in shape]
+    return middle, [index + 1 for index in middle]
+
+
+def _num_voxels(box: Box) -> int:
+    return math.prod(part.stop - part.start for part in box)
+
+
+def _widened(corners: Corners, margin_mm: float, spacing_mm: Spacing, shape: tuple[int, int, int]) -> Box:
+    by = [int(margin_mm / edge) for edge in spacing_mm]
+    starts, stops = corners
+    return _clipped(
+        (
+            [start - step for start, step in zip(starts, by, strict=True)],
+            [e + s for e, s in zip(stops, by, strict=True)],
+        ),
+        shape,
+    )
+
+
+def _clipped(corners: Corners, shape: tuple[int, int, int]) -> Box:
+    x, y, z = (slice(max(0, start), min(size, stop)) for start, stop, size in zip(*corners, shape, strict=True))
+    return x, y, z

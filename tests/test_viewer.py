@@ -1,0 +1,252 @@
+"""The report in a real browser: Debian's Chromium, headless, WebGL2 in software, opened from the disk."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backsplit import report
+from backsplit.report import webvolumes
+from backsplit.report.caseviews import safe_id
+from backsplit.volume import Grid
+from reports import CASES, MARK_HU, MARKED, inputs_in
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe
+
+CHROMIUM = os.environ.get("BACKSPLIT_TEST_CHROMIUM") or shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+WITHOUT_WEBGL = ["--no-sandbox", "--disable-3d-apis"]
+RULES = {"preload": False}  # it would fetch style sheets, which the page forbids
+HOSTILE = "<img src=x onerror=alert(1)>"
+NAMES = (HOSTILE, *CASES[1:])
+
+MARK_GREY = round(np.interp(MARK_HU, *zip(*webvolumes.CT_KNOTS, strict=True)))
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install chromium")
+
+
+def turned(angle):
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return (cosine, -sine, 0.0, sine, cosine, 0.0, 0.0, 0.0, 1.0)
+
+
+SHAPE = (24, 24, 24)
+GRIDS = (
+    Grid(SHAPE, (1.0, 1.0, 1.0), (5.0, -7.0, 11.0), (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)),  # RAS
+    Grid(SHAPE, (0.7, 1.3, 3.0), (-40.0, 20.0, -300.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)),  # anisotropic, LPS
+    Grid(SHAPE, (1.0, 1.2, 2.0), (3.0, 4.0, 5.0), turned(0.5)),  # rotated
+    Grid(SHAPE, (2.0, 0.8, 0.8), (-10.0, -20.0, 30.0), (0, 0, 1.0, 0, 1.0, 0, -1.0, 0, 0)),  # IPL
+    Grid(SHAPE, (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)),  # without a lesion
+)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return inputs_in(tmp_path_factory.mktemp("study"), grids=GRIDS, names=NAMES)
+
+
+@pytest.fixture(scope="module")
+def site(inputs, tmp_path_factory) -> Path:
+    return report.write(inputs, tmp_path_factory.mktemp("site") / "index.html")
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[playwright.Playwright]:
+    with playwright.sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser(driver) -> Iterator[playwright.Browser]:
+    with driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def window(browser) -> Iterator[tuple[playwright.Page, list[str]]]:
+    """One window for all tests, since its first case takes seconds; and what it complained about or asked for."""
+    with browser.new_context(viewport={"width": 1280, "height": 800}) as context:
+        opened, complaints = context.new_page(), []
+        opened.on("console", lambda message: complaints.append(message.text))
+        opened.on("pageerror", lambda error: complaints.append(str(error)))
+        opened.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        opened.on("request", lambda asked: None if is_own(asked.url) else complaints.append(f"request: {asked.url}"))
+        yield opened, complaints
+
+
+def is_own(url):
+    return url.startswith(("file:", "data:", "blob:"))
+
+
+@pytest.fixture
+def page(window) -> Iterator[playwright.Page]:
+    """The window, which must neither complain nor ask for anything but files beside it."""
+    opened, complaints = window
+    complaints.clear()
+    yield opened
+    opened.wait_for_timeout(50)
+    assert complaints == []
+
+
+def open_case(page, site, name, finding=""):
+    page.goto(f"{site.as_uri()}#case/{safe_id(name)}{finding}")
+    page.locator("#viewer[data-state=ready]").wait_for()
+
+
+def column(page, listing, number):
+    rows = page.locator(f"[data-listing={listing}] tbody tr:visible")
+    return rows.evaluate_all("(rows, number) => rows.map((row) => row.cells[number].textContent.trim())", number)
+
+
+def coloured_pixels(page):
+    """Pixels of the canvas that are not grey, the crosshair aside: it is hidden."""
+    return page.evaluate(
+        """() => {
+          const { niivue } = backsplit.state();
+          niivue.opts.crosshairWidth = 0;
+          niivue.drawScene();
+          const copy = document.createElement("canvas");
+          [copy.width, copy.height] = [niivue.gl.canvas.width, niivue.gl.canvas.height];
+          const context = copy.getContext("2d");
+          context.drawImage(niivue.gl.canvas, 0, 0);
+          const { data } = context.getImageData(0, 0, copy.width, copy.height);
+          let coloured = 0, bright = 0;
+          for (let i = 0; i < data.length; i += 4) {
+            const colour = [data[i], data[i + 1], data[i + 2]];
+            coloured += Math.max(...colour) - Math.min(...colour) > 40;
+            bright += Math.max(...colour) > 40;
+          }
+          return { coloured, bright };
+        }"""
+    )
+
+
+def test_tables_sort_and_filter(page, site):
+    page.goto(site.as_uri())
+    listing = page.locator("[data-listing=cases]")
+    head = listing.get_by_role("button", name="Difference")
+    head.click()
+    up = column(page, "cases", 4)
+    head.click()
+    down = column(page, "cases", 4)
+    numbers = [float(text.split()[0].replace("\N{MINUS SIGN}", "-")) for text in up[:-1]]
+    assert numbers == sorted(numbers)
+    assert up[-1].startswith("undefined")
+    assert down[-1].startswith("undefined")
+    assert down[:-1] == up[:-1][::-1]
+    assert listing.locator("th[aria-sort=descending]").count() == 1
+    listing.get_by_label("Outcome").select_option("undefined")
+    assert column(page, "cases", 0) == ["case 5"]
+    assert listing.locator("output").inner_text() == "1 of 5"
+    listing.get_by_label("Outcome").select_option("")
+    listing.get_by_label("Find").fill("onerror")
+    assert column(page, "cases", 0) == [HOSTILE]
+
+
+def test_page_is_readable_without_scripts(browser, site):
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(site.as_uri())
+        assert page.locator("[data-listing=cases] tbody tr").count() == 5
+        assert page.locator(".filters:visible").count() == 0
+        assert page.locator(".claim").is_visible()
+
+
+def test_case_opens_from_its_row_and_masks_can_be_switched_off(page, site):
+    page.goto(site.as_uri())
+    page.get_by_role("link", name=HOSTILE).first.click()
+    page.locator("#viewer[data-state=ready]").wait_for()
+    assert page.locator("#viewer-title").inner_text() == HOSTILE
+    assert page.locator("#viewer img").count() == 0
+    shown = coloured_pixels(page)
+    assert shown["bright"] > 20_000
+    assert shown["coloured"] > 500
+    page.keyboard.press("m")
+    assert coloured_pixels(page)["coloured"] == 0
+    page.keyboard.press("1")
+    assert 0 < coloured_pixels(page)["coloured"] < shown["coloured"]
+    page.keyboard.press("Escape")
+    assert not page.locator("#viewer").is_visible()
+    assert "#" not in page.url
+
+
+@pytest.mark.parametrize("number", range(4), ids=["ras", "anisotropic", "rotated", "ipl"])
+def test_jump_to_a_lesion_moves_the_crosshair_there(page, site, number):
+    open_case(page, site, NAMES[number])
+    place = page.locator("#viewer-place")
+    page.locator("#viewer-canvas").press("PageUp")
+    page.locator("#viewer-canvas").press("ArrowUp")
+    assert "voxel 6, 9, 15" not in place.inner_text()
+    page.locator("#viewer-findings button").first.click()
+    found = page.evaluate(
+        """() => {
+          const { niivue, voxelHere } = backsplit.state();
+          const [volume, frac] = [niivue.volumes[0], niivue.scene.crosshairPos];
+          const inOrderOfRas = [0, 1, 2].map((axis) => Math.floor(frac[axis] * volume.dimsRAS[axis + 1]));
+          const mm = Array.from(niivue.frac2mm(frac, 0, true)).slice(0, 3);
+          return { voxel: voxelHere.voxel, mm, grey: volume.getValue(...inOrderOfRas) };
+        }"""
+    )
+    grid = GRIDS[number]
+    lps = np.array(grid.origin_mm) + np.reshape(grid.direction, (3, 3)) @ (np.array(grid.spacing_mm) * MARKED)
+    np.testing.assert_allclose(found["mm"], lps * (-1, -1, 1), atol=1e-3)
+    assert tuple(found["voxel"]) == MARKED
+    assert found["grey"] == MARK_GREY  # NiiVue reads its own volume there, and no other voxel is as bright
+    assert "voxel 6, 9, 15" in place.inner_text()
+    assert "reference: cyst" in place.inner_text()
+
+
+def test_address_of_a_finding_opens_it(page, site):
+    open_case(page, site, "case 2", "/1-r-1")
+    assert page.locator("#viewer-findings [aria-current=true]").inner_text().startswith("Lesion 1")
+    page.keyboard.press("]")
+    page.locator("#viewer-title", has_text="case 3").wait_for()
+    page.locator("#viewer[data-state=ready]").wait_for()
+
+
+def test_windows_and_views_change_the_picture(page, site):
+    open_case(page, site, "case 2")
+    page.keyboard.press("m")
+    soft = coloured_pixels(page)["bright"]
+    page.get_by_label("Lung", exact=True).check()
+    assert coloured_pixels(page)["bright"] != soft
+    page.get_by_label("Axial", exact=True).check()
+    assert page.evaluate("() => backsplit.state().niivue.opts.sliceType") == 0
+
+
+def test_pictures_where_webgl2_is_missing(driver, site):
+    with driver.chromium.launch(executable_path=CHROMIUM, args=WITHOUT_WEBGL) as opened:
+        page = opened.new_page()
+        open_case(page, site, "case 2")
+        pictures = page.locator("#viewer-pictures img")
+        assert pictures.count() == 3
+        assert all(pictures.nth(i).evaluate("each => each.naturalWidth") > 100 for i in range(3))
+        assert not page.locator("#viewer-canvas").is_visible()
+        assert page.locator("#viewer-findings button").count() == 1
+
+
+def test_single_file_shows_the_same(page, inputs, tmp_path):
+    path = report.write_single(inputs, tmp_path / "study.html")
+    open_case(page, path, HOSTILE)
+    assert coloured_pixels(page)["coloured"] > 500
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_is_wider_than_the_page(page, site, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(site.as_uri())
+    assert page.evaluate("() => document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(page, site, theme):
+    page.emulate_media(color_scheme=theme)
+    page.goto(site.as_uri())
+    found = Axe().run(page, options=RULES).response["violations"]
+    open_case(page, site, "case 2")
+    found += Axe().run(page, context="#viewer", options=RULES).response["violations"]
+    assert [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")] == []
