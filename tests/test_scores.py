@@ -22,6 +22,7 @@ from backsplit.evaluation import (
     border_distances,
     border_hausdorff_mm,
     border_surface_dice,
+    components,
     count_lesions,
     count_overlap,
     dice,
@@ -201,6 +202,16 @@ def test_a_case_has_a_row_per_class_and_per_lesion():
     assert cyst["border_nsd_1mm"] == pytest.approx(16 / 18)
     assert math.isnan(tumor["dice"])
     assert tumor["num_reference_lesions"] == 0
+
+
+@given(arrays(bool, array_shapes(min_dims=3, max_dims=3, max_side=8)), st.sampled_from("CFS"))
+def test_components_are_numbered_by_their_first_voxel_however_the_array_lies(mask, order):
+    laid = np.repeat(mask, 2, axis=1)[:, ::2] if order == "S" else np.asarray(mask, order=order)
+    numbers, sizes = components(laid, 1)
+    seen = numbers.ravel(order="F")[mask.ravel(order="F")].tolist()
+    assert ((numbers > 0) == mask).all()
+    assert list(dict.fromkeys(seen)) == list(range(1, len(sizes) + 1))
+    assert [seen.count(number) for number in range(1, len(sizes) + 1)] == sizes.tolist()
 
 
 @pytest.mark.parametrize(("mm3", "voxels"), [(0.0, 2), (12.0, 2), (18.0, 3), (18.1, 4)])

@@ -81,8 +81,9 @@ def count_lesions(prediction: Mask, reference: ReferenceMask, *, min_voxels: int
 
 
 def components(mask: Mask, min_voxels: int) -> tuple[Integer[np.ndarray, "x y z"], Int[np.ndarray, " components"]]:
-    """Components numbered from 1 without gaps, in scan order of the array in memory, and their sizes."""
-    parts = cc3d.connected_components(mask.copy("K"), connectivity=26)  # version 3.29 misreads views of larger arrays
+    """Components numbered from 1 without gaps in the order of their first voxels, x fastest; and their sizes."""
+    whole = np.array(mask, order="F")  # a copy: cc3d 3.29 misreads views of larger arrays
+    parts = cc3d.connected_components(whole, connectivity=26)
     sizes = cc3d.statistics(parts, no_slice_conversion=True)["voxel_counts"].astype(np.int64)
     is_kept = sizes >= min_voxels
     is_kept[0] = False
