@@ -40,6 +40,18 @@ class Predict:
     """Distance between tiles as a share of the patch; less is slower and smoother."""
     rule: Literal["argmax", "pooled"] = "argmax"
     """argmax: the largest class wins, then classes are merged (the paper's and nnU-Net's); pooled: merged before."""
+    exact: bool = False
+    """Run the network tile by tile as nnU-Net does, for masks that are nnU-Net's in every voxel; slower."""
+    probabilities: bool = False
+    """Write probabilities/<case>_<label value>.nii.gz, too: 0 to 255 for a posterior of 0 to 1."""
+    skip_air: bool = False
+    """Leave out tiles outside the box around the body: in CT, the largest part above -190 HU."""
+    any_spacing: bool = False
+    """Take images with voxels less than half, or more than twice, as long as any that the model was trained on."""
+    tiles_at_once: int = 2
+    """Tiles in a batch; more suit a GPU."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the network on a CPU; bfloat16 is faster and moves borders by a few voxels."""
     checkpoint: str = "checkpoint_final.pth"
     """File of the folds to use, such as checkpoint_best.pth, or one that --keep-every kept."""
     device: Device = "auto"
@@ -48,7 +60,7 @@ class Predict:
     def run(self) -> None:
         """Predict."""
         from backsplit.experiments.study import held_out_cases, input_cases, model_of
-        from backsplit.nnunet.prediction import PredictionSettings, Predictor, channels_of
+        from backsplit.nnunet.prediction import PredictionSettings, TargetPredictor
 
         workspace, folders = Workspace(self.workspace), folders_of(self.workspace)
         model = model_of(folders, workspace, self.model)
@@ -57,12 +69,18 @@ class Predict:
             step_size=self.step_size,
             all_classes=self.all_classes,
             rule=self.rule,
+            exact=self.exact,
+            probabilities=self.probabilities,
+            skip_air=self.skip_air,
+            any_spacing=self.any_spacing,
+            tiles_at_once=self.tiles_at_once,
+            precision=self.precision,
             checkpoint=self.checkpoint,
         )
-        predictor = Predictor(model, self.folds, settings, device_of(self.device))
+        predictor = TargetPredictor(model, self.folds, settings, device_of(self.device))
         output = self.output or workspace.predictions_of(predictor.arm.name)
         if self.input is not None:
-            cases = input_cases(self.input, channels_of(model))
+            cases = input_cases(self.input)
             predictor.predict(cases, output, cohort=str(self.input.resolve()))
         for fold in self.folds if self.input is None else ():
             cases, manifest = held_out_cases(folders, workspace, fold)

@@ -1,7 +1,7 @@
 """What is done to a workspace as a whole: which data set it holds, whose predictions are scored, which arms meet."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,11 +102,11 @@ def held_out_cases(folders: Folders, workspace: Workspace, fold: int) -> tuple[t
     return tuple(cohort.case(name) for name in splits[fold]["val"]), manifest
 
 
-def input_cases(source: Path, channels: Sequence[str]) -> tuple[Case, ...]:
+def input_cases(source: Path) -> tuple[Case, ...]:
     """Cases of a cohort, or of a folder of images named as nnU-Net names them."""
     if source.is_file() or (source / cases.MANIFEST_NAME).exists():
         return cases.read(source).cases
-    return images_in(source, channels)
+    return images_in(source)
 
 
 def compare(workspace: Workspace, *, baseline: str, without: Collection[str] = ()) -> pd.DataFrame:

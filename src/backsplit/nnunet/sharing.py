@@ -28,7 +28,7 @@ from backsplit.nnunet.archive import check_entries
 from backsplit.nnunet.arms import BLOCK
 from backsplit.nnunet.models import folds_of
 from backsplit.nnunet.networks import configuration_of_model
-from backsplit.nnunet.prediction import PredictionSettings, load_predictor
+from backsplit.nnunet.prediction import PredictionSettings, load_model
 from backsplit.nnunet.start import dataset_of, plans_of, read_checkpoint, without_wrappers
 from backsplit.nnunet.training import FINAL
 
@@ -136,7 +136,7 @@ def import_model(file: Path, folder: Path) -> Path:
     try:
         _unpack(file, scratch)
         settings = PredictionSettings()
-        load_predictor(scratch, folds_of(scratch, FINAL), settings, torch.device("cpu"))
+        load_model(scratch, folds_of(scratch, FINAL), settings, torch.device("cpu"))
         scratch.chmod(0o755)
         scratch.rename(folder)
     finally:

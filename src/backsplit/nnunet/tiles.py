@@ -1,0 +1,192 @@
+"""What networks put out, averaged over overlapping tiles as nnU-Net averages it, one slab of planes after another.
+
+A network ends in a linear map of each voxel's features to its logits, and averaging is linear: the map may as well come
+after it. So the averages hold logits in half precision, as nnU-Net's, or features in single precision, whichever take
+less memory: a model of 118 classes costs no more here than its decoder's last features.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import combinations, pairwise, product
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+from torch import Tensor, nn
+
+from backsplit.errors import ModelError
+from backsplit.nnunet.heads import Head
+
+Precision = Literal["float32", "bfloat16"]
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """Planes that no further tile touches."""
+
+    start: int
+    """The first of them."""
+    values: Float[Tensor, "channel z y x"]
+    """Features of all folds in single precision, or logits in half precision."""
+    is_covered: Bool[Tensor, "z y x"]
+    """False where all tiles were left out."""
+
+
+@dataclass(frozen=True)
+class TiledNetwork:
+    """The networks of the folds of a model, and how they see a volume."""
+
+    folds: tuple[nn.Module, ...]
+    head: Head | None
+    """None where the networks put out logits."""
+    num_classes: int
+    patch_size: tuple[int, ...]
+    """Three edges, or the last two: slices across the first axis."""
+    step_size: float
+    mirror_axes: tuple[int, ...]
+    """Of the patch."""
+    tiles_at_once: int
+    precision: Precision
+    device: torch.device
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Edges of a tile in the volume."""
+        depth, height, width = (1,) * (3 - len(self.patch_size)) + self.patch_size
+        return depth, height, width
+
+    @property
+    def num_averaged(self) -> int:
+        """Channels that are averaged, over all folds."""
+        return self.num_classes * len(self.folds) if self.head is None else self.head.weight.shape[1]
+
+    def logits(self, values: Float[Tensor, "channel voxels"]) -> Float32[np.ndarray, "classes voxels"]:
+        """Logits of some voxels of a slab."""
+        if self.head is None:
+            return values.cpu().numpy().astype(np.float32)
+        return torch.addmm(self.head.bias[:, None], self.head.weight, values).cpu().numpy()
+
+    def slabs(self, volume: Float32[Tensor, "channel z y x"], *, wanted: Box | None = None) -> Iterator[Slab]:
+        """Run over a volume, in nnU-Net's order of tiles and with its weights.
+
+        Args:
+            volume: what the network takes; smaller ones are padded with zeros, as nnU-Net pads them.
+            wanted: tiles that do not reach into it are left out.
+
+        Raises:
+            ModelError: numbers that the averages cannot hold.
+        """
+        padded, box = self._padded(volume)
+        shape, depth, dtype = padded.shape[1:], self.patch[0], torch.float if self.head else torch.half
+        weights = self._weights()
+        sums = torch.zeros((self.num_averaged, depth, *shape[1:]), dtype=dtype, device=self.device)
+        totals = torch.zeros(sums.shape[1:], dtype=dtype, device=self.device)
+        steps = self._steps(shape)
+        for start, following in pairwise([*steps[0], shape[0]]):
+            wanted_tiles = [tile for tile in self._tiles(start, steps) if wanted is None or _reaches(tile, wanted, box)]
+            for tile, output in self._outputs(padded, wanted_tiles):
+                place = (slice(None), *tile[1:])
+                _add(sums[:, *place], output * weights)
+                _add(totals[place], weights)
+            num_done = following - start
+            done = (slice(max(0, box[0].start - start), max(0, min(box[0].stop - start, num_done))), *box[1:])
+            if done[0].stop > done[0].start:
+                yield self._slab(start + done[0].start - box[0].start, sums[:, *done], totals[done])
+            for each in (sums, totals):
+                each.copy_(each.roll(-num_done, -3))
+                each[..., depth - num_done :, :, :] = 0
+
+    def _padded(self, volume: Tensor) -> tuple[Tensor, Box]:
+        """The volume, no edge of it shorter than the patch; and where it lies in there."""
+        missing = [max(0, edge - old) for edge, old in zip(self.patch, volume.shape[1:], strict=True)]
+        before = [lack // 2 for lack in missing]
+        margins = [(first, lack - first) for first, lack in zip(before, missing, strict=True)]
+        flat = [number for pair in reversed(margins) for number in pair]
+        depth, height, width = (slice(first, first + old) for first, old in zip(before, volume.shape[1:], strict=True))
+        return nn.functional.pad(volume, flat), (depth, height, width)
+
+    def _weights(self) -> Float32[Tensor, "z y x"]:
+        """Of the voxels of a tile, as nnU-Net rounds them."""
+        weights = compute_gaussian(
+            self.patch_size, sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.half, device=self.device
+        )
+        return weights.reshape(self.patch).float()
+
+    def _steps(self, shape: Sequence[int]) -> list[list[int]]:
+        """Where tiles start, along each axis."""
+        num_free = 3 - len(self.patch_size)
+        free = [list(range(edge)) for edge in shape[:num_free]]
+        return free + compute_steps_for_sliding_window(tuple(shape[num_free:]), self.patch_size, self.step_size)
+
+    def _tiles(self, start: int, steps: Sequence[Sequence[int]]) -> list[Box]:
+        depth, height, width = self.patch
+        return [
+            (slice(start, start + depth), slice(y, y + height), slice(x, x + width))
+            for y, x in product(steps[1], steps[2])
+        ]
+
+    def _outputs(self, volume: Tensor, tiles: Sequence[Box]) -> Iterator[tuple[Box, Float32[Tensor, "channel z y x"]]]:
+        for first in range(0, len(tiles), self.tiles_at_once):
+            batch = tiles[first : first + self.tiles_at_once]
+            seen = torch.stack([volume[:, *tile] for tile in batch]).to(self.device)
+            if len(batch) < self.tiles_at_once == 2:
+                seen = seen.expand(2, -1, -1, -1, -1)  # a batch of one is slower than two on CPUs
+            outputs = torch.cat([self._mirrored(network, seen) for network in self.folds], dim=1)
+            yield from zip(batch, outputs, strict=False)
+
+    @torch.inference_mode()
+    def _mirrored(self, network: nn.Module, seen: Float32[Tensor, "tile channel z y x"]) -> Tensor:
+        """What a network puts out, averaged over mirrored inputs."""
+        seen = seen.reshape(*seen.shape[:2], *self.patch_size)
+        axes = [axis + 2 for axis in self.mirror_axes]
+        with self._autocast():
+            total = network(seen)
+            flips = [flip for number in range(1, len(axes) + 1) for flip in combinations(axes, number)]
+            for flip in flips:
+                total += network(seen.flip(flip)).flip(flip)
+            if flips:
+                total /= len(flips) + 1
+        return total.reshape(*total.shape[:2], *self.patch)
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.device.type == "cuda":
+            return torch.autocast("cuda")
+        if self.precision == "bfloat16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _slab(self, start: int, sums: Tensor, totals: Tensor) -> Slab:
+        is_covered = totals > 0
+        values = torch.where(is_covered, sums / totals, 0)
+        if not torch.isfinite(values).all():
+            raise ModelError(
+                "the network puts out numbers that are not finite, or too large for half precision; train it again"
+            )
+        return Slab(start, values if self.head else self._mean_of_folds(values), is_covered)
+
+    def _mean_of_folds(self, values: Tensor) -> Tensor:
+        """Logits averaged over folds, rounded where nnU-Net rounds them."""
+        folds = list(values.split(self.num_classes))
+        for fold in folds[1:]:
+            folds[0] += fold
+        return folds[0] if len(folds) == 1 else folds[0] / len(folds)
+
+
+def _add(sums: Float[Tensor, "..."], values: Float[Tensor, "..."]) -> None:
+    """Add in place, computed in float32 and rounded to the type of the sums; NumPy is five times as fast on a CPU."""
+    if sums.device.type == "cpu":
+        np.add(sums.numpy(), values.numpy(), out=sums.numpy(), casting="same_kind")
+    else:
+        sums += values
+
+
+def _reaches(tile: Box, wanted: Box, origin: Box) -> bool:
+    """Whether a tile of the padded volume reaches into a box of the volume."""
+    return all(
+        part.start < box.stop + at.start and part.stop > box.start + at.start
+        for part, box, at in zip(tile, wanted, origin, strict=True)
+    )
