@@ -60,11 +60,11 @@ def axes_of(
     of_network = [*spacing[: 3 - len(configuration.spacing)], *configuration.spacing]
     options = configuration.configuration["resampling_fn_probabilities_kwargs"]
     slicing = {key: options[key] for key in FREE & options.keys()}
-    is_sliced, sliced = determine_do_sep_z_and_axis(
+    _, sliced = determine_do_sep_z_and_axis(
         slicing.get("force_separate_z", False), of_network, spacing, *_threshold(slicing)
     )
     first, second, third = (
-        _axis(old, new, is_nearest=bool(is_sliced) and axis == sliced)
+        _axis(old, new, is_nearest=sliced is not None and axis == int(sliced))
         for axis, (old, new) in enumerate(zip(shape, image_shape, strict=True))
     )
     return first, second, third

@@ -22,7 +22,8 @@ from backsplit.labels import Coarsening, identity
 from backsplit.nnunet.tiles import Slab, TiledNetwork
 
 Rule = Literal["argmax", "pooled"]
-Logits = Float32[np.ndarray, "classes voxels"]
+Logits = Float32[np.ndarray, "_ voxels"]
+"""One row per class."""
 CHUNK_VALUES = 2**19
 """Logits at a time: 2 MiB, which a core's cache holds."""
 MARGIN, SMALLEST = 2.0**-9, 2.0**-20

@@ -179,7 +179,8 @@ class TiledNetwork:
 def _add(sums: Float[Tensor, "..."], values: Float[Tensor, "..."]) -> None:
     """Add in place, computed in float32 and rounded to the type of the sums; NumPy is five times as fast on a CPU."""
     if sums.device.type == "cpu":
-        np.add(sums.numpy(), values.numpy(), out=sums.numpy(), casting="same_kind")
+        with np.errstate(over="ignore"):  # infinity is looked for in whole slabs
+            np.add(sums.numpy(), values.numpy(), out=sums.numpy(), casting="same_kind")
     else:
         sums += values
 
