@@ -140,6 +140,6 @@ def test_numbers_that_half_precision_cannot_hold_are_refused(tmp_path):
     network = tiled_network(load(write_folds(tmp_path, 3), 1), is_exact=True)
     with torch.no_grad():
         for parameter in network.folds[0].parameters():
-            parameter *= 1e6
+            parameter.mul_(1e6)
     with pytest.raises(ModelError, match="not finite, or too large for half precision"):
         list(network.slabs(volume(SHAPES[0])))

@@ -20,7 +20,7 @@ from backsplit.nnunet.inference import Found, LoadedModel, find, masks_of, poste
 from backsplit.nnunet.models import channel_names, initialize
 from backsplit.nnunet.pipeline import overlapped
 from backsplit.nnunet.precision import has_fast_bfloat16
-from backsplit.nnunet.reading import ReadCase, check_body_is_known, check_spacing, read_case, trained_spacings
+from backsplit.nnunet.reading import ReadCase, check_body_is_known, read_case, trained_spacings
 from backsplit.nnunet.screening import Question, Rule
 from backsplit.nnunet.start import dataset_of
 from backsplit.nnunet.tiles import Precision
@@ -157,8 +157,7 @@ class TargetPredictor:
         question, trained = self.question, None if self.settings.any_spacing else trained_spacings(self.model)
 
         def read(case: Case) -> ReadCase:
-            check_spacing(case, trained)
-            return read_case(model.nnunet, case, find_body=self.settings.skip_air)
+            return read_case(model.nnunet, case, trained=trained, find_body=self.settings.skip_air)
 
         def write(found: Found) -> None:
             for value, posterior in enumerate(posteriors_of(model, found), start=1):

@@ -20,13 +20,16 @@ from backsplit.cases import Case
 from backsplit.errors import CohortError, ConfigurationError, GeometryError, VolumeError
 from backsplit.nnunet.models import channel_names
 from backsplit.nnunet.tiles import Box
-from backsplit.volume import Grid, Volume, read_grid, read_volume
+from backsplit.volume import Grid, Volume, read_volume
 
 FARTHEST = 2.0
 """Voxels of an image may be this many times as long, or short, as any that the model was trained on."""
 BODY_ABOVE_HU = -190
 BODY_STRIDE = 2
 """The body is looked for in every second voxel along each axis."""
+
+Spacings = tuple[tuple[float, float], ...]
+"""Shortest and longest edge in mm, of the shortest, the middle and the longest edge of voxels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +46,28 @@ class ReadCase:
     """Part of the volume that the body reaches, if it was looked for."""
 
 
-def read_case(predictor: nnUNetPredictor, case: Case, *, find_body: bool = False) -> ReadCase:
+def read_case(
+    predictor: nnUNetPredictor, case: Case, *, trained: Spacings | None = None, find_body: bool = False
+) -> ReadCase:
     """Read and preprocess the images of a case as nnU-Net does.
+
+    Args:
+        predictor: a loaded model.
+        case: whose images to read.
+        trained: see `trained_spacings`; None takes all spacings.
+        find_body: look for the body, in a CT.
 
     Raises:
         CohortError: another number of images than the model has channels.
         VolumeError: an image that is missing, damaged, not three-dimensional, constant, or holds NaN or infinity.
-        GeometryError: images of a case on different grids.
+        GeometryError: images of a case on different grids, or voxels far from those of the training.
     """
     num_channels = len(channel_names(predictor.dataset_json))
     if len(case.images) != num_channels:
         raise CohortError(f"{case.name}: {len(case.images)} images, the model takes {num_channels} channels")
     try:
         grid, array, properties = _read(predictor, case.images)
+        _check_spacing(grid, trained)
     except (VolumeError, GeometryError) as error:
         raise type(error)(f"{case.name}: {error}") from error
     data, _, properties = DefaultPreprocessor(verbose=False).run_case_npy(
@@ -129,8 +141,8 @@ def check_body_is_known(model: Path, channels: Sequence[str]) -> None:
         )
 
 
-def trained_spacings(model: Path) -> tuple[tuple[float, float], ...] | None:
-    """Shortest and longest voxel edge of the training images in mm, edges in increasing order; None if not recorded."""
+def trained_spacings(model: Path) -> Spacings | None:
+    """The voxels of the images that a model was trained on; None if that is not recorded."""
     path = model / "dataset_fingerprint.json"
     if not path.exists():
         return None
@@ -138,21 +150,14 @@ def trained_spacings(model: Path) -> tuple[tuple[float, float], ...] | None:
     return tuple((float(low), float(high)) for low, high in zip(edges.min(0), edges.max(0), strict=True))
 
 
-def check_spacing(case: Case, trained: Sequence[tuple[float, float]] | None) -> None:
-    """Refuse images whose voxels are far from those that the model was trained on.
-
-    Raises:
-        GeometryError: an edge is less than half of the shortest, or more than twice the longest.
-        VolumeError: an image that cannot be read.
-    """
-    if trained is None or not case.images:
-        return
-    edges = sorted(read_grid(case.images[0]).spacing_mm)
-    for edge, (low, high) in zip(edges, trained, strict=True):
+def _check_spacing(grid: Grid, trained: Spacings | None) -> None:
+    """Refuse voxels of which an edge is less than half of the shortest trained on, or more than twice the longest."""
+    edges = sorted(grid.spacing_mm)
+    for edge, (low, high) in zip(edges, trained or (), strict=trained is not None):
         if not low / FARTHEST <= edge <= high * FARTHEST:
             told = " x ".join(f"{each:g}" for each in edges)
-            seen = " x ".join(f"{low:g}-{high:g}" for low, high in trained)
+            seen = " x ".join(f"{low:g}-{high:g}" for low, high in trained or ())
             raise GeometryError(
-                f"{case.name}: voxels of {told} mm, the model was trained on {seen} mm; check the unit in the header, "
-                "resample the image, or accept it with --any-spacing"
+                f"voxels of {told} mm, the model was trained on {seen} mm; check the unit in the header, resample the "
+                "image, or accept it with --any-spacing"
             )
