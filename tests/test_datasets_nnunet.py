@@ -217,6 +217,8 @@ def test_image_that_is_no_volume(make):
         ({"labels": {"liver": 1}}, "no label has the value 0"),
         ({"labels": {"background": 0, "liver": "x"}}, "label 'liver' has the value 'x'"),
         ({"labels": {"background": 0, "liver": -1}}, "label 'liver' has the value -1"),
+        ({"labels": {"0": "background", "1": "cyst", "2": "cyst"}}, "'labels' names a class twice"),
+        ({"labels": {"background": 0, "organ": [0, 1]}}, r"label 'organ': \[0, 1\] holds the background"),
         ({"labels": {"background": 0, "liver": 1, "cyst": 1}}, "label 'cyst' has the value 1, expected .* of its own"),
         ({"labels": {"background": 0, "organ": [1, "x"]}}, "label 'organ' has the value 'x'"),
         (

@@ -8,7 +8,7 @@ import pytest
 
 from backsplit import cases
 from backsplit.cli import main
-from backsplit.evaluation import UNDEFINED, Scoring, read_scores
+from backsplit.evaluation import LESION_COLUMNS, UNDEFINED, Scoring, read_scores, read_table, write_rows
 from backsplit.experiments.evaluating import evaluate
 from backsplit.experiments.paths import Workspace
 from backsplit.nnunet.arms import BLOCK
@@ -59,6 +59,19 @@ def test_scores_are_those_of_the_masks(study, num_processes):
     assert (whole["hd95_mm"] == 0).all()
     assert summary.loc["binary", "mean_dice"] < 1
     assert study.lesions.exists()
+
+
+def test_no_lesion_anywhere_still_gives_a_table_of_lesions(study, composed):
+    for case in cases.read(composed).cases:
+        for arm in ("binary", "backsplit"):
+            mask = study.predictions_of(arm) / f"{case.name}.nii.gz"
+            volume = read_labels(mask)
+            write_volume(Volume(volume.voxels * 0, volume.grid), mask)
+    scored(study)
+    lesions = read_table(study.lesions)
+    assert set(lesions["detected"]) <= {"no"}
+    write_rows([], study.lesions, columns=LESION_COLUMNS)
+    assert list(read_table(study.lesions)) == list(LESION_COLUMNS)
 
 
 def test_a_case_is_scored_once_until_its_mask_or_the_scoring_changes(study):

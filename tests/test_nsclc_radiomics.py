@@ -3,6 +3,7 @@
 import gzip
 import json
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pydicom
@@ -77,7 +78,8 @@ def test_segments_are_exact(download, tmp_path):
     cohort = converted(download, tmp_path / "out")
     np.testing.assert_array_equal(label_of(cohort, "gtv-1"), scan.mask(REGIONS["GTV-1"]))
     np.testing.assert_array_equal(label_of(cohort, "spinal_cord"), scan.mask(REGIONS["Spinal-Cord"]))
-    assert json.loads((tmp_path / "out" / "records" / f"{NAME}.json").read_text())["notes"] == ["from the SEG"]
+    notes = json.loads((tmp_path / "out" / "records" / f"{NAME}.json").read_text())["notes"]
+    assert notes[0] == "from the SEG"
 
 
 def test_segments_without_descriptions_go_by_their_meaning(download, tmp_path):
@@ -226,6 +228,77 @@ def test_contours_across_the_slices(download, tmp_path):
     assert "is not parallel to the slices" in dropped(download, tmp_path / "out")
 
 
+def test_contours_stored_twice_count_once(download, tmp_path):
+    scan = Scan()
+    write_ct(download / "ct", scan)
+    whole = REGIONS["GTV-1"]
+    write_rtstruct(download / "rt" / "1.dcm", scan, {"GTV-1": lung1.replace(whole, axes_mm=whole.axes_mm * 2)})
+    cohort = converted(download, tmp_path / "out")
+    assert dice(label_of(cohort, "gtv-1"), scan.mask(whole)) >= 0.98
+
+
+def test_planes_at_half_the_gap_are_joined(download, tmp_path):
+    scan = Scan()
+    write_ct(download / "ct", scan)
+    whole = REGIONS["GTV-1"]
+    between = lung1.replace(whole, slices=[height + 0.3 for height in whole.slices])
+    write_rtstruct(download / "rt" / "1.dcm", scan, {"GTV-1": whole, "gtv1": between})
+    cohort = converted(download, tmp_path / "out")
+    assert dice(label_of(cohort, "gtv-1"), scan.mask(whole)) >= 0.98
+
+
+def test_half_a_ct_is_refused(download, tmp_path):
+    scan = Scan()
+    for path in write_ct(download / "ct", scan)[5:]:
+        path.unlink()
+    write_rtstruct(download / "rt" / "1.dcm", scan, REGIONS)
+    assert "lie beyond the CT, which lacks slices there" in dropped(download, tmp_path / "out")
+
+
+def test_the_heart_in_the_lung_keeps_its_voxels(download, tmp_path):
+    heart = Region((24.0, 30.0), ((6.0, 6.0),), range(1, 3))
+    scan = write_patient(download, regions=REGIONS | {"Heart": heart}, kinds=("rtstruct",))
+    cohort = converted(download, tmp_path / "out")
+    assert dice(label_of(cohort, "heart"), scan.mask(heart)) >= 0.95
+    notes = json.loads((tmp_path / "out" / "records" / f"{NAME}.json").read_text())["notes"]
+    assert any(note.endswith("voxels in several regions") for note in notes)
+
+
+def test_nodes_that_a_seg_cannot_have(download, tmp_path):
+    write_patient(download, kinds=("seg",))
+    assert "its SEG has no gtv-2" in dropped(download, tmp_path / "out", targets=("gtv-1", "gtv-2"))
+
+
+def test_two_sets_of_contours_for_one_ct(download, tmp_path):
+    scan = write_patient(download, kinds=("rtstruct",))
+    write_rtstruct(download / "more" / "2.dcm", scan, REGIONS)
+    assert "2 pairs of CT and RTSTRUCT, expected one" in dropped(download, tmp_path / "out")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.8, 0.95, 0.99])
+@pytest.mark.parametrize("folder", ["0.000000-NA-82046", "3.000000-NA-78236", "300.000000-Segmentation-9.554"])
+def test_truncated_files_cost_one_case(download, tmp_path, folder, share):
+    contours = "seg" if folder.startswith("300") else "rtstruct"
+    write_patient(download, kinds=(contours,))
+    (place,) = (download / MANIFEST / "LUNG1-001").glob(f"*/{folder}")
+    path = sorted(place.iterdir())[0]
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    dropped(download, tmp_path / "out", contours=contours)
+
+
+def test_damaged_tags_cost_one_case(download, tmp_path):
+    write_patient(download, kinds=("rtstruct",))
+    (place,) = (download / MANIFEST / "LUNG1-001").glob("*/0.000000-NA-82046")
+    path = sorted(place.iterdir())[0]
+    for name, value in (("ImagePositionPatient", None), ("RescaleSlope", None), ("ImageOrientationPatient", [0.0] * 6)):
+        whole = path.read_bytes()
+        content = pydicom.dcmread(path)
+        setattr(content, name, value)
+        content.save_as(path)
+        dropped(download, tmp_path / "out")
+        path.write_bytes(whole)
+
+
 def test_a_seg_of_another_shape(download, tmp_path):
     scan = Scan()
     wide = lung1.replace(scan, columns=90, rows=80)
@@ -305,14 +378,28 @@ def test_no_output_names_a_patient(download, tmp_path, capsys, monkeypatch):
 
 def test_pseudonyms_need_the_salt(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    salt = read_salt()
-    assert read_salt() == salt
+    output = tmp_path / "out"
+    salt = read_salt(output=output)
+    assert read_salt(output=output) == salt
     assert stat.S_IMODE(default_salt_file().stat().st_mode) == 0o600
     assert pseudonym("a", salt, prefix="x") == pseudonym("a", salt, prefix="x")
     assert len({pseudonym(name, key, prefix="x") for name in "ab" for key in (salt, SALT)}) == 4
     default_salt_file().write_text("short")
     with pytest.raises(ConfigurationError, match="expected a salt of 16 or more"):
-        read_salt()
+        read_salt(output=output)
+
+
+def test_a_salt_in_the_output_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="keep the salt elsewhere"):
+        read_salt(tmp_path / "out" / "sub" / ".." / "salt", output=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_first_runs_at_the_same_time_get_one_salt(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        salts = set(pool.map(lambda _: read_salt(tmp_path / "salt", output=tmp_path / "out"), range(64)))
+    assert len(salts) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["salt"]
 
 
 def test_from_download_to_training_data(download, tmp_path, monkeypatch):

@@ -61,6 +61,12 @@ def test_panther_at_either_depth(tmp_path, top):
     assert all(case.annotated is None for case in cohort.cases)
 
 
+def test_panther_says_how_many_images_it_leaves_aside(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        open_panther(downloads.panther(tmp_path)).find()
+    assert "panther: 1 images of ImagesTr_unlabeled are not used" in caplog.text
+
+
 def test_panther_case_without_a_pancreas_is_annotated_for_the_tumor_alone(tmp_path):
     source = downloads.panther(tmp_path / "in")
     write_volume(downloads.labels(0, 1), source / "PANTHER_Task1" / "LabelsTr" / "10001_0001.mha")
@@ -107,6 +113,17 @@ def test_autopet_folds_lose_studies_that_are_dropped(tmp_path):
     assert json.loads(cohort.splits.read_text())[0]["val"] == [downloads.AUTOPET_IDS[0]]
 
 
+def test_autopet_studies_that_were_not_downloaded_are_told(tmp_path):
+    source = downloads.autopet3(tmp_path / "in", top=False)
+    for path in [*source.glob("imagesTr/fdg_00000000aa*"), *source.glob("labelsTr/fdg_00000000aa*")]:
+        path.unlink()
+    with pytest.raises(CohortError, match=r"1 of 6 cases cannot be used.*00001: splits_final.json names it, but"):
+        converted(open_autopet3(source), tmp_path / "out")
+    cohort = converted(open_autopet3(source), tmp_path / "out", allow_drops=True)
+    assert [case.name for case in cohort.dropped] == [downloads.AUTOPET_IDS[4]]
+    assert json.loads(cohort.splits.read_text())[0]["train"] == [*downloads.AUTOPET_IDS[2:4], LESION_FREE]
+
+
 def test_autopet_without_folds_or_with_broken_ones(tmp_path):
     source = downloads.autopet3(tmp_path / "in", top=False)
     (source / "splits_final.json").write_text("[1]")
@@ -122,6 +139,17 @@ def test_mswal_needs_no_description(tmp_path):
     assert [name for _, name in cohort.label_names] == ["background", *TARGETS]
     assert [case.name for case in cohort.cases] == ["MSWAL_0001", "MSWAL_0002", "MSWAL_0003"]
     assert dict(cohort.provenance)["converted"] == "data set mswal; split training"
+
+
+def test_mswal_with_a_description(tmp_path):
+    source = downloads.mswal(tmp_path / "in")
+    description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "Kidney Stone": 2, "other": 1}}
+    (source / "dataset.json").write_text(json.dumps(description))
+    assert len(open_mswal(source).label_names) == 8
+    description["labels"] = {"background": 0, "Kidney Stone": 1}
+    (source / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(CohortError, match=r"dataset.json: 'Kidney Stone' has the value 1, expected 2"):
+        open_mswal(source)
 
 
 @pytest.mark.parametrize("inner", ["", "AbdomenAtlas1.0Mini", "AbdomenAtlas1.0Mini/part1"])

@@ -6,6 +6,7 @@ import warnings
 import cc3d
 import numpy as np
 import pytest
+import surface_distance
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -37,6 +38,9 @@ from backsplit.evaluation import (
 from backsplit.evaluation.boxes import bounding_box
 from backsplit.volume import read_labels
 
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:Please import `\w+` from the `scipy.ndimage` namespace:DeprecationWarning:surface_distance.metrics"
+)
 SPACING = (0.7, 1.3, 3.0)
 masks = array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=7).flatmap(
     lambda shape: st.tuples(*[arrays(bool, shape, elements=st.booleans(), fill=st.just(False))] * 2)
@@ -101,6 +105,16 @@ def test_average_distance_is_between_zero_and_the_largest(pair):
     both = np.concatenate([surfaces.prediction_to_reference_mm, surfaces.reference_to_prediction_mm])
     assert 0 <= average <= both.max()
     assert (average == 0) == (both.max() == 0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(masks)
+def test_average_distance_is_that_of_deepmind(pair):
+    prediction, reference = pair
+    assume(prediction.any() and reference.any())
+    ours = average_surface_distance_mm(surface_distances(prediction, reference, spacing_mm=SPACING))
+    theirs = surface_distance.compute_surface_distances(reference, prediction, SPACING)
+    assert ours == pytest.approx(np.mean(surface_distance.compute_average_surface_distance(theirs)), abs=1e-6)
 
 
 def counted_slowly(prediction, reference, min_voxels):

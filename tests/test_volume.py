@@ -1,8 +1,10 @@
 """Volumes on disk, held against nibabel, and every way in which a file can be wrong."""
 
 import errno
+import math
 import os
 import resource
+import struct
 from dataclasses import replace
 
 import nibabel
@@ -358,3 +360,20 @@ def test_a_bit_that_fell_over_in_the_middle_is_found(tmp_path):
     path.write_bytes(content)
     with pytest.raises(VolumeError, match="damaged or cut short"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])
+@pytest.mark.parametrize(
+    ("slope", "intercept"), [(1, 0), (0, 0), (0, 5), (1, 5), (2, -3), (1.0000001, 0), (math.nan, 0)]
+)
+def test_scaled_numbers_are_those_of_simpleitk(tmp_path, kind, slope, intercept):
+    path = tmp_path / "a.nii"
+    voxels = np.arange(24).reshape(2, 3, 4).astype(kind)
+    write_volume(Volume(voxels, Grid((2, 3, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), UPRIGHT)), path)
+    content = bytearray(path.read_bytes())
+    content[112:120] = struct.pack("<ff", slope, intercept)
+    path.write_bytes(content)
+    expected = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).transpose()
+    found = read_volume(path).voxels
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)

@@ -39,3 +39,8 @@ class ModelError(BackSplitError, ValueError):
 
 class SourceError(BackSplitError, RuntimeError):
     """A source of masks that is not installed, lacks its weights, or failed on a case."""
+
+
+def reason_of(error: BaseException, name: str) -> str:
+    """What was wrong with a case, on one line and without its name, for lists that name it already."""
+    return " ".join(str(error).split()).removeprefix(f"{name}: ")

@@ -29,6 +29,8 @@ DIRECTION_TOLERANCE = 1e-3
 LARGEST_LABEL = 2**31 - 1
 NIFTI_HEADER_BYTES = 348
 """The first number of a NIfTI-1 file, which tells the byte order; SimpleITK reads no NIfTI-2."""
+NIFTI_SCALE_OFFSET = 112
+"""Where slope and intercept of the stored numbers stand in a NIfTI-1 header."""
 NIFTI_FLOATS = {"16": "f4", "64": "f8"}
 """Datatype codes of float32 and float64."""
 NIFTI_WHOLE = {"2": "u1", "4": "i2", "8": "i4", "256": "i1", "512": "u2", "768": "u4", "1024": "i8", "1280": "u8"}
@@ -143,16 +145,11 @@ def read_channels(path: Path) -> list[Volume]:
     Raises:
         VolumeError: no such file, not four axes, or a NIfTI file that is cut short or damaged.
     """
-    _check_ending(path)
-    if not path.is_file():
-        raise VolumeError(f"{path}: no such file; expected a volume; check the path")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(path)
+    reader = _header(path)
+    if reader.GetDimension() != 4:
+        raise VolumeError(f"{path}: {_times(reader.GetSize())} voxels, expected four axes, one of them channels")
+    content = _whole_content(reader, path)
     with _errors_of(path):
-        reader.ReadImageInformation()
-        if reader.GetDimension() != 4:
-            raise VolumeError(f"{path}: {_times(reader.GetSize())} voxels, expected four axes, one of them channels")
-        content = _whole_content(reader, path)
         image = reader.Execute()
     channels = [image[:, :, :, index] for index in range(reader.GetSize()[3])]
     is_lost, lost = _non_finite(reader, content)
@@ -225,6 +222,18 @@ def _check_ending(path: Path) -> None:
 
 
 def _open(path: Path) -> sitk.ImageFileReader:
+    """A reader of one 3-D scalar image, its header read."""
+    reader = _header(path)
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1 or "complex" in kind:
+        raise VolumeError(
+            f"{path}: {_times(reader.GetSize())} voxels of {reader.GetNumberOfComponents()} x {kind}, "
+            "expected one 3-D scalar image; split it into one file per channel"
+        )
+    return reader
+
+
+def _header(path: Path) -> sitk.ImageFileReader:
     _check_ending(path)
     if not path.is_file():
         raise VolumeError(f"{path}: no such file; expected a volume; check the path")
@@ -232,12 +241,6 @@ def _open(path: Path) -> sitk.ImageFileReader:
     reader.SetFileName(path)
     with _errors_of(path):
         reader.ReadImageInformation()
-    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1 or "complex" in kind:
-        raise VolumeError(
-            f"{path}: {_times(reader.GetSize())} voxels of {reader.GetNumberOfComponents()} x {kind}, "
-            "expected one 3-D scalar image; split it into one file per channel"
-        )
     return reader
 
 
@@ -284,8 +287,8 @@ def _stored_numbers(reader: sitk.ImageFileReader, content: bytes) -> np.ndarray 
     kind = (NIFTI_WHOLE | NIFTI_FLOATS).get(reader.GetMetaData("datatype")) if content else None
     if kind is None:
         return None
-    slope, intercept = (float(reader.GetMetaData(key)) for key in ("scl_slope", "scl_inter"))
-    if slope not in (0.0, 1.0) or (slope == 1.0 and intercept != 0.0):
+    slope, intercept = np.frombuffer(content, _byte_order(content) + "f4", 2, NIFTI_SCALE_OFFSET).tolist()
+    if slope not in (0.0, 1.0) or intercept != 0.0:  # from the bytes: SimpleITK's text of them is rounded
         return None
     stored = np.frombuffer(content, _byte_order(content) + kind, math.prod(reader.GetSize()), _voxel_offset(reader))
     return stored.astype(kind)

@@ -225,7 +225,7 @@ class ConvertNsclcRadiomics(ConvertDownload):
     """merge: one class lung; keep: lung_left and lung_right, unknown where both were contoured as one."""
     salt_file: Path | None = None
     """Key of the pseudonyms, made if it is not there; who holds it can tell which patient is which. By default in your
-    configuration folder. The same key gives the same names."""
+    configuration folder, never in the destination. The same key gives the same names."""
 
     def opened(self) -> "Download[Any]":
         """The data set."""
@@ -236,7 +236,7 @@ class ConvertNsclcRadiomics(ConvertDownload):
             from backsplit.datasets.nsclc_radiomics import open_nsclc_radiomics
         except ModuleNotFoundError as error:
             raise ConfigurationError(f'DICOM needs {error.name}; pip install "backsplit[dicom]"') from error
-        salt = read_salt(self.salt_file)
+        salt = read_salt(self.salt_file, output=self.destination)
         return open_nsclc_radiomics(
             self.source, salt=salt, targets=self.targets, contours=self.contours, sides=self.sides
         )

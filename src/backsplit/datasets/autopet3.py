@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backsplit.cases import DroppedCase
 from backsplit.datasets.download import Described, FoundFiles, Listing, check_files, folder_with, stems
 from backsplit.errors import CohortError
 from backsplit.labels import BACKGROUND
 
-ENDING = ".nii.gz"
+ENDING, SPLITS = ".nii.gz", "splits_final.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class AutoPet3:
 
     name = "autopet3"
     channels = ("CT", "PET")
-    ignore = None
     """nnU-Net normalises what is called CT by the Hounsfield units of all cases, and anything else image by image."""
+    ignore = None
     label_names = ((0, BACKGROUND), (1, "tumor"))
 
     @property
@@ -40,16 +41,17 @@ class AutoPet3:
         return {"data set": "autopet3"}
 
     def find(self) -> Listing:
-        """Every study that has a CT, a PET or a label map.
+        """Every study that has a CT, a PET or a label map; one that only the folds name was not downloaded.
 
         Raises:
-            CohortError: there is none.
+            CohortError: there is none, or the file of folds is none.
         """
         images, labels = self.root / "imagesTr", self.root / "labelsTr"
         names = {stem[:-5] for stem in stems(images, ENDING) if stem.endswith(("_0000", "_0001"))}
         names |= stems(labels, ENDING) if labels.is_dir() else set()
         if not names:
             raise CohortError(f"{images}: no study named <id>_0000.nii.gz; unpack the archive again")
+        listed = {name for fold in self._folds() for side in fold.values() for name in side}
         return Listing(
             [
                 FoundFiles(
@@ -58,7 +60,11 @@ class AutoPet3:
                     labels / f"{name}{ENDING}",
                 )
                 for name in sorted(names)
-            ]
+            ],
+            [
+                DroppedCase(name, f"{SPLITS} names it, but it has no file; download it")
+                for name in sorted(listed - names)
+            ],
         )
 
     def describe(self, found: FoundFiles) -> Described:
@@ -76,15 +82,16 @@ class AutoPet3:
         Raises:
             CohortError: the file is not one of folds.
         """
-        path = self.root / "splits_final.json"
+        present, folds = set(names), self._folds()
+        return [{role: [name for name in fold[role] if name in present] for role in fold} for fold in folds] or None
+
+    def _folds(self) -> list[dict[str, list[str]]]:
+        path = self.root / SPLITS
         if not path.is_file():
-            return None
-        present = set(names)
+            return []
         try:
             folds = json.loads(path.read_text(encoding="utf-8"))
-            return [
-                {role: [name for name in fold[role] if name in present] for role in ("train", "val")} for fold in folds
-            ]
+            return [{role: [str(name) for name in fold[role]] for role in ("train", "val")} for fold in folds]
         except (ValueError, KeyError, TypeError) as error:
             raise CohortError(f"{path}: not a file of folds ({error!r}); download it again, or remove it") from error
 

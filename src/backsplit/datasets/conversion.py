@@ -20,7 +20,7 @@ import numpy as np
 from backsplit import cases
 from backsplit.cases import Case, Cohort, DroppedCase
 from backsplit.datasets.download import Described, Download, Found, common_grid
-from backsplit.errors import BackSplitError, CohortError, LabelError, VolumeError
+from backsplit.errors import BackSplitError, CohortError, LabelError, VolumeError, reason_of
 from backsplit.files import stamps, write_json, write_text
 from backsplit.labels import count_labels
 from backsplit.progress import track_some
@@ -180,7 +180,7 @@ def _run(waiting: Sequence[Found], work: _Work, num_processes: int) -> Iterator[
     ended = run_each(_convert_case, waiting, given=work, num_processes=num_processes, faults=(BackSplitError,))
     for found, error in track_some(ended, "checked" if work.is_check else "converted", total=len(waiting)):
         if error is not None:
-            reason = " ".join(str(error).split()).removeprefix(f"{found.name}: ")
+            reason = reason_of(error, found.name)
             logger.warning("%s: dropped: %s", found.name, reason)
             yield DroppedCase(found.name, reason)
 

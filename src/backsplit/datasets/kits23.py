@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from backsplit.arrays import LabelMap
 from backsplit.cases import DroppedCase
 from backsplit.datasets.download import Described, Listing
 from backsplit.datasets.phantom.surroundings import draw_around_kidneys
@@ -245,10 +244,13 @@ def merge_instances(found: FoundCase, annotation: Annotation) -> tuple[Volume, l
     for (kind, number), by_annotator in objects.items():
         if isinstance(annotation, int) and annotation not in by_annotator:
             notes.append(f"{kind} {number} has no annotator {annotation}")
-        masks = [read_labels(path) for path in _chosen(by_annotator, annotation)]
-        if difference := next(filter(None, (grid.difference(mask.grid) for mask in masks)), None):
-            raise GeometryError(f"{found.name}: {kind} {number} lies on another grid: {difference}; download it again")
-        merged[_most([mask.voxels for mask in masks])] = VALUES[kind]
+        chosen, votes = _chosen(by_annotator, annotation), np.zeros(grid.shape, np.uint8, order="F")
+        for path in chosen:
+            mask = read_labels(path)
+            if difference := grid.difference(mask.grid):
+                raise GeometryError(f"{found.name}: {path.name} lies on another grid: {difference}; download it again")
+            votes += mask.voxels > 0
+        merged[2 * votes > len(chosen)] = VALUES[kind]
     return Volume(merged, grid), notes
 
 
@@ -268,15 +270,11 @@ def _chosen(by_annotator: Mapping[int, Path], annotation: Annotation) -> list[Pa
     return [by_annotator.get(annotation, by_annotator[min(by_annotator)])]
 
 
-def _most(masks: Sequence[LabelMap]) -> np.ndarray:
-    votes = np.zeros(masks[0].shape, np.uint8, order="F")
-    for mask in masks:
-        votes += mask > 0
-    return 2 * votes > len(masks)
-
-
 def _resampled(labels: Volume, spacing_mm: float) -> Volume:
-    """The label map with cubic voxels: the class that most of each lies in."""
+    """The label map with cubic voxels: at each centre the class of most weight in linear interpolation.
+
+    Lesions smaller than the new voxels may vanish.
+    """
     width, height, depth = (
         max(1, round(length * edge / spacing_mm))
         for length, edge in zip(labels.grid.shape, labels.grid.spacing_mm, strict=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from backsplit.datasets.download import Described, FoundFiles, Listing, stems
-from backsplit.datasets.nnunet import Description, describe_dataset
+from backsplit.datasets.nnunet import DescribedFolder, describe_dataset
 from backsplit.errors import CohortError, VolumeError
 from backsplit.labels import BACKGROUND
 from backsplit.volume import read_channels
@@ -31,28 +31,10 @@ PRESETS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """One task."""
-
-    source: Path
-    description: Description
+class Task(DescribedFolder):
+    """One task; classes have the names of its preset, if there is one."""
 
     ignore = None
-
-    @property
-    def name(self) -> str:
-        """That of the folder."""
-        return self.source.name
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """As `dataset.json` has them."""
-        return self.description.channels
-
-    @property
-    def label_names(self) -> tuple[tuple[int, str], ...]:
-        """Those of the preset, else of `dataset.json`."""
-        return self.description.label_names
 
     @property
     def how(self) -> Mapping[str, Any]:

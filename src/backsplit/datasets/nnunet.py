@@ -43,14 +43,11 @@ class Description:
 
 
 @dataclass(frozen=True, slots=True)
-class RawDataset:
-    """A folder with `dataset.json`. Every case is a patient of its own: the format does not say who shares one."""
+class DescribedFolder:
+    """A folder with `dataset.json`."""
 
     source: Path
     description: Description
-    split: Literal["training", "test"]
-    kind: str = "nnunet"
-    """Name of the converter."""
 
     @property
     def name(self) -> str:
@@ -66,6 +63,15 @@ class RawDataset:
     def label_names(self) -> tuple[tuple[int, str], ...]:
         """As the description names them."""
         return self.description.label_names
+
+
+@dataclass(frozen=True, slots=True)
+class RawDataset(DescribedFolder):
+    """nnU-Net's. Every case is a patient of its own: the format does not say who shares one."""
+
+    split: Literal["training", "test"]
+    kind: str = "nnunet"
+    """Name of the converter."""
 
     @property
     def ignore(self) -> int | None:
@@ -197,6 +203,10 @@ def _label_names(content: Mapping[str, Any]) -> tuple[tuple[tuple[int, str], ...
     by_value = all(str(key).isdecimal() for key in labels)
     pairs = [(str(entry), [key]) if by_value else (str(key), _values(entry)) for key, entry in labels.items()]
     regions = {name: [_whole(value, name) for value in values] for name, values in pairs}
+    if len(regions) < len(pairs):
+        raise CohortError(f"'labels' names a class twice: {labels}; each value needs a name of its own")
+    if mixed := [name for name, values in regions.items() if 0 in values and len(values) > 1]:
+        raise CohortError(f"label {mixed[0]!r}: {regions[mixed[0]]} holds the background, expected values above 0")
     ignored = regions.pop("ignore", [])
     names = _atoms(regions)
     if 0 not in names:

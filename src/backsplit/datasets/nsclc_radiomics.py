@@ -123,16 +123,17 @@ class NsclcRadiomics:
             return DroppedCase(name, f"no {' or '.join(MODALITY[kind] for kind in kinds)}; see --contours")
         if not pairs:
             return DroppedCase(name, f"its {drawn[0].modality} refers to a CT series that is not there")
-        if len({ct.uid for ct, _ in pairs}) > 1:
-            return DroppedCase(name, f"contours refer to {len({ct.uid for ct, _ in pairs})} CT series; keep one")
+        first = [pair for pair in pairs if pair[1].modality == pairs[0][1].modality]
+        if len(first) > 1:
+            return DroppedCase(name, f"{len(first)} pairs of CT and {pairs[0][1].modality}, expected one; keep one")
         return FoundPatient(name, *pairs[0])
 
     def describe(self, found: FoundPatient) -> Described:
-        """Read the CT, and paint the regions onto its grid; targets over organs, later organs over earlier ones.
+        """Read the CT, and paint the regions onto its grid: lungs, then other organs in their order, then targets.
 
         Raises:
             VolumeError, GeometryError: a series that cannot be read or is no regular volume.
-            LabelError: none of the targets is contoured.
+            LabelError: none of the targets is contoured; or one is missing from a SEG, which lacks nodes.
         """
         image, notes = read_ct(found.ct.files)
         regions, more = _regions(found.contours, image.grid)
@@ -143,12 +144,22 @@ class NsclcRadiomics:
                 f"{found.name}: none of {', '.join(self.targets)} is contoured; it has "
                 f"{', '.join(tumours) or 'no GTV'}; choose with --targets"
             )
-        labels = np.zeros(image.grid.shape, np.uint8)
+        if found.contours.modality == "SEG" and (absent := [name for name in self.targets if name not in masks]):
+            raise LabelError(
+                f"{found.name}: its SEG has no {', '.join(absent)}, which says nothing: "
+                "SEG lacks nodes; use the RTSTRUCT"
+            )
+        labels, num_contested = np.zeros(image.grid.shape, np.uint8), 0
         values = {name: value for value, name in self.label_names}
-        for name in (*reversed(ORGANS), "lung_right", "lung_left", "lung", *reversed(self.targets)):
+        for name in ("lung", "lung_left", "lung_right", *ORGANS, *reversed(self.targets)):
             if name in masks:
+                num_contested += int(np.count_nonzero(labels[masks[name]]))
                 labels[masks[name]] = values[name]
         told = [*notes, *more, f"from the {found.contours.modality}"]
+        if num_contested:
+            told.append(f"{num_contested} voxels in several regions")
+        if others := sorted(name for name in regions if name.startswith("gtv") and name not in self.targets):
+            told.append(f"also has {', '.join(others)}")
         if "lungs" in regions and "lung" not in masks and "lung_left" not in masks:
             told.append("lungs without sides")
         known = tuple(name for _, name in self.label_names[1:] if name in masks or name in self.targets)
@@ -188,8 +199,8 @@ def _drawn(path: Path, modality: str, grid: Grid) -> Iterator[tuple[str, Mask, t
         for segment, mask in read_segments(path, grid).items():
             yield _name_of(segment), mask, ()
         return
-    for structure in read_structures(path).values():
-        if structure.contours and _is_known(normalised(structure.name)):
+    for structure in read_structures(path, lambda name: _is_known(normalised(name))).values():
+        if structure.contours:
             yield normalised(structure.name), *rasterise(structure, grid)
 
 

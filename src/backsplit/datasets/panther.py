@@ -8,6 +8,7 @@ Source:
     Zenodo record 15192302; panther.grand-challenge.org.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from backsplit.errors import CohortError
 from backsplit.labels import BACKGROUND
 
 ENDING, CHANNEL = ".mha", "_0000"
+UNLABELLED = "ImagesTr_unlabeled"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Panther:
         return {"data set": "panther"}
 
     def find(self) -> Listing:
-        """Every case that has an image or a label map.
+        """Every case that has an image or a label map; the log tells how many images are not used.
 
         Raises:
             CohortError: there is none.
@@ -47,6 +50,8 @@ class Panther:
         names = {stem.removesuffix(CHANNEL) for stem in stems(images, ENDING)} | labelled
         if not names:
             raise CohortError(f"{images}: no image named 10000_0001_0000.mha; unpack PANTHER_Task1.zip again")
+        if num_unlabelled := len(list(self.root.glob(f"{UNLABELLED}/[!.]*{ENDING}"))):
+            logger.info("%s: %d images of %s are not used", self.name, num_unlabelled, UNLABELLED)
         return Listing(
             [
                 FoundFiles(name, (images / f"{name}{CHANNEL}{ENDING}",), labels / f"{name}{ENDING}")

@@ -6,7 +6,7 @@ from backsplit.evaluation.empty import BRATS, NNUNET, PENALTY, POLICIES, UNDEFIN
 from backsplit.evaluation.layout import FORMATS, arrange, paper_numbers, render
 from backsplit.evaluation.lesions import Lesions, count_lesions, lesion_scores
 from backsplit.evaluation.overlap import Overlap, count_overlap, dice, iou, precision, recall
-from backsplit.evaluation.scoring import CaseScores, Row, Scoring, Subject, score_label_maps
+from backsplit.evaluation.scoring import LESION_COLUMNS, CaseScores, Row, Scoring, Subject, score_label_maps
 from backsplit.evaluation.statistics import compare, compare_by, holm, paired_differences
 from backsplit.evaluation.surfaces import (
     SurfaceDistances,
@@ -28,6 +28,7 @@ __all__ = [
     "BRATS",
     "DISTANCES",
     "FORMATS",
+    "LESION_COLUMNS",
     "NNUNET",
     "PENALTY",
     "POLICIES",

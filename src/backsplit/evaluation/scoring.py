@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from jaxtyping import Integer
@@ -66,6 +66,10 @@ class CaseScores:
     """One per class."""
     lesions: list[Row]
     """One per reference lesion and per false predicted one."""
+
+
+LESION_COLUMNS = (*(field.name for field in fields(Subject)), "class", "kind", "lesion", "ml", "detected", "dice")
+"""Of `lesions.csv`, also where no case has a lesion."""
 
 
 def score_label_maps(

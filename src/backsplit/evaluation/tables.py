@@ -27,9 +27,9 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
 
 
-def write_rows(rows: Sequence[Row], path: Path) -> None:
-    """Write rows of one kind; the same rows give the same bytes."""
-    write_table(pd.DataFrame(list(rows)), path)
+def write_rows(rows: Sequence[Row], path: Path, *, columns: Sequence[str] | None = None) -> None:
+    """Write rows of one kind, under their own columns or the given ones; the same rows give the same bytes."""
+    write_table(pd.DataFrame(list(rows), columns=None if columns is None else list(columns)), path)
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -14,8 +14,9 @@ import pandas as pd
 
 from backsplit import cases
 from backsplit.cases import Case
-from backsplit.errors import BackSplitError, CohortError, GeometryError, LabelError
+from backsplit.errors import BackSplitError, CohortError, GeometryError, LabelError, reason_of
 from backsplit.evaluation import (
+    LESION_COLUMNS,
     EmptyPolicy,
     Scoring,
     Subject,
@@ -95,7 +96,7 @@ def evaluate(workspace: Workspace, *, scoring: Scoring, policy: EmptyPolicy, num
         )
     records = [json.loads(job.record.read_text()) for job in jobs]
     write_rows([row for record in records for row in record["scores"]], workspace.scores)
-    write_rows([row for record in records for row in record["lesions"]], workspace.lesions)
+    write_rows([row for record in records for row in record["lesions"]], workspace.lesions, columns=LESION_COLUMNS)
     write_json({"cohort": str(manifest), "empty_policy": policy.name, "scoring": asdict(scoring)}, workspace.study)
     summary = summarise(read_scores(workspace.scores), policy)
     write_table(summary, workspace.summary)
@@ -138,8 +139,7 @@ def _run(waiting: Sequence[_Job], work: _Work, num_processes: int) -> list[str]:
     ended = run_each(_score, waiting, given=work, num_processes=num_processes, faults=(BackSplitError,))
     for job, error in track_some(ended, "scored", total=len(waiting)):
         if error is not None:
-            reason = " ".join(str(error).split()).removeprefix(f"{job.subject.case}: ")
-            faults.append(f"{job.subject.arm}: {job.subject.case}: {reason}")
+            faults.append(f"{job.subject.arm}: {job.subject.case}: {reason_of(error, job.subject.case)}")
     return sorted(faults)
 
 

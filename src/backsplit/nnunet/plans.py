@@ -11,6 +11,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from backsplit.errors import ConfigurationError
 from backsplit.nnunet.arms import SHARED_PLANS, Plans
 from backsplit.nnunet.networks import CONFIGURATION, SLICES, configuration_of_model, slices_of
+from backsplit.nnunet.preprocessing import Resampling
 from backsplit.nnunet.topology import Configuration, check_sizes, fit_unet
 
 OF_THE_IMAGES = (
@@ -34,6 +35,8 @@ class PlanSettings:
     """Channels per stage of the U-Net, highest resolution first."""
     like: Path | None = None
     """Model folder of nnU-Net's layout whose plan is taken instead of planning: to go on from its weights."""
+    resampling: Resampling = "fast"
+    """Whose code brings volumes to the plan's spacing; what the plan says about it is nnU-Net's in any case."""
 
     def __post_init__(self) -> None:
         check_sizes(self.patch_size, self.batch_size, self.features)
@@ -46,7 +49,8 @@ class PlanSettings:
     def from_json(cls, block: dict[str, Any]) -> "PlanSettings":
         """Read what `to_json` and JSON made of one."""
         patch_size, features = (None if block[key] is None else tuple(block[key]) for key in ("patch_size", "features"))
-        return cls(patch_size, block["batch_size"], features, None if block["like"] is None else Path(block["like"]))
+        like = None if block["like"] is None else Path(block["like"])
+        return cls(patch_size, block["batch_size"], features, like, block["resampling"])
 
 
 def plan(name: str, settings: PlanSettings, *, num_processes: int) -> Plans:

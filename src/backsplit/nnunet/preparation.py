@@ -25,6 +25,7 @@ from backsplit.nnunet.arms import BLOCK, SHARED_PLANS, Plans, data_identifier
 from backsplit.nnunet.dataset import describe, export, scheme_of
 from backsplit.nnunet.folders import Folders, output_to
 from backsplit.nnunet.plans import CONFIGURATION, PlanSettings, plan
+from backsplit.nnunet.preprocessing import ResizedBy, one_thread
 from backsplit.nnunet.splits import Splits, make_splits, read_splits
 from backsplit.progress import track
 from backsplit.volume import read_labels, read_volume
@@ -247,17 +248,20 @@ def _preprocess(
 def _preprocess_case(
     case: Case, *, plans: Plans, dataset_json: dict[str, Any], folder: Path, images: Path | None
 ) -> None:
-    manager = PlansManager(plans if images is None else _with_quick_images(plans))
+    manager = PlansManager(plans)
+    resampling = plans[BLOCK]["plan_settings"]["resampling"]
+    configuration = ResizedBy(manager.get_configuration(CONFIGURATION), resampling, without_images=images is not None)
     unfinished = folder / f".{case.name}"
     try:
-        DefaultPreprocessor(verbose=False).run_case_save(
-            str(unfinished),
-            [str(image) for image in case.images],
-            str(case.labels),
-            manager,
-            manager.get_configuration(CONFIGURATION),
-            dataset_json,
-        )
+        with one_thread():
+            DefaultPreprocessor(verbose=False).run_case_save(
+                str(unfinished),
+                [str(image) for image in case.images],
+                str(case.labels),
+                manager,
+                configuration,
+                dataset_json,
+            )
     except RuntimeError:  # all that blosc2 says when a disk is full
         raise_system_error(unfinished)
         raise
@@ -267,10 +271,3 @@ def _preprocess_case(
         image.symlink_to(Path("..") / images.name / f"{case.name}{CASE_SUFFIXES[0]}")
     for suffix in CASE_SUFFIXES:
         Path(f"{unfinished}{suffix}").replace(folder / f"{case.name}{suffix}")
-
-
-def _with_quick_images(plans: Plans) -> Plans:
-    """Plans for a run whose images are thrown away: resampled to the nearest voxel."""
-    configuration = plans["configurations"][CONFIGURATION]
-    quick = {**configuration["resampling_fn_data_kwargs"], "order": 0, "order_z": 0}
-    return {**plans, "configurations": {CONFIGURATION: {**configuration, "resampling_fn_data_kwargs": quick}}}

@@ -184,7 +184,7 @@ def _manifest(opened: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], f
     expected = {PLANS, DATASET, *(f"fold_{fold}.safetensors" for fold in folds)}
     if odd := sorted((set(members) ^ expected) | ((set(entries) - {MANIFEST}) ^ expected)):
         raise ModelError(
-            f"{file}: members {', '.join(odd[:3])} are missing, or have no place in a model; do not use it"
+            f"{file}: members {', '.join(map(repr, odd[:3]))} are missing, or have no place in a model; do not use it"
         )
     return manifest
 
@@ -251,12 +251,12 @@ def _described(model: Path) -> dict[str, Any]:
 
 
 def _without_places(plans: Mapping[str, Any]) -> dict[str, Any]:
-    """Plans without the folder that a fine-tuned model started from, whose path may say too much."""
-    start = plans.get(BLOCK, {}).get("start")
-    if start is None:
+    """Plans without case names, and without the folder that a fine-tuned model started from: they may say too much."""
+    if BLOCK not in plans:
         return dict(plans)
-    named = {**start, "model": Path(start["model"]).name}
-    return {**plans, BLOCK: {**plans[BLOCK], "start": named}}
+    block, start = plans[BLOCK], plans[BLOCK].get("start")
+    named = start and {**start, "model": Path(start["model"]).name}
+    return {**plans, BLOCK: {**block, "start": named, "annotated": {}}}
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

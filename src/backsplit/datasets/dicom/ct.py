@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from pydicom.dataset import Dataset
 
-from backsplit.datasets.dicom.headers import read_file
+from backsplit.datasets.dicom.headers import UNREADABLE, quietly, read_file
 from backsplit.errors import BackSplitError, GeometryError, VolumeError
 from backsplit.volume import Grid, Volume
 
@@ -46,11 +46,12 @@ def read_ct(files: Sequence[Path]) -> tuple[Volume, tuple[str, ...]]:
     """
     images = [read_file(path) for path in files]
     try:
-        axes, spacing_mm = _plane(images)
-        slices = [_slice(image) for image in images]
+        with quietly():
+            axes, spacing_mm = _plane(images)
+            slices = [_slice(image) for image in images]
     except BackSplitError:
         raise
-    except (AttributeError, ValueError, KeyError, NotImplementedError) as error:
+    except UNREADABLE as error:
         raise VolumeError(
             f"an image of the CT series lacks pixels or geometry ({type(error).__name__}); download the series again"
         ) from None
@@ -84,6 +85,8 @@ def _plane(images: Sequence[Dataset]) -> tuple[tuple[Vector, Vector], tuple[floa
             f"the CT series has images of {len(planes)} shapes, directions or spacings; it holds several scans"
         )
     along, down = np.reshape([float(value) for value in images[0].ImageOrientationPatient], (2, 3))
+    if not np.allclose([along @ along, down @ down, along @ down], [1, 1, 0], atol=1e-3):
+        raise GeometryError("rows and columns of the CT images are no directions at right angles; download it again")
     between_rows, between_columns = (float(value) for value in images[0].PixelSpacing)
     return (along / np.linalg.norm(along), down / np.linalg.norm(down)), (between_columns, between_rows)
 

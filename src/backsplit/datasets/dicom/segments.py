@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from backsplit.arrays import Mask
+from backsplit.datasets.dicom.headers import UNREADABLE, quietly
 from backsplit.errors import GeometryError, SourceError, VolumeError
 from backsplit.volume import Grid
 
@@ -40,13 +41,14 @@ def read_segments(path: Path, grid: Grid) -> Mapping[Segment, Mask]:
     except ImportError as error:
         raise SourceError('SEG files need highdicom; pip install "backsplit[dicom]", or --contours rtstruct') from error
     try:
-        content = hd.seg.segread(path)
-        segments = [_segment(content, number) for number in content.segment_numbers]
-        volumes = {
-            segment: content.get_volume(segment_numbers=[segment.number], rescale_fractional=False)
-            for segment in segments
-        }
-    except (OSError, AttributeError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        with quietly():
+            content = hd.seg.segread(path)
+            segments = [_segment(content, number) for number in content.segment_numbers]
+            volumes = {
+                segment: content.get_volume(segment_numbers=[segment.number], rescale_fractional=False)
+                for segment in segments
+            }
+    except UNREADABLE as error:
         raise VolumeError(f"the SEG cannot be read ({type(error).__name__}); download it again") from None
     return {segment: _placed(volume.array[..., 0] > 0, volume.affine, grid) for segment, volume in volumes.items()}
 
