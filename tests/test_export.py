@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import uniform_filter
 
 from backsplit.labels import Coarsening, identity, to_target
-from backsplit.nnunet.export import axes_of, in_image, is_reproduced, label_map, posteriors
+from backsplit.nnunet.export import axes_of, can_export, in_image, label_map, posteriors
 from backsplit.nnunet.screening import Question, Screened, screen
 from backsplit.nnunet.tiles import Slab, TiledNetwork
 from tinymodels import plans_of
@@ -196,7 +196,7 @@ def test_resampling_of_another_kind_is_left_to_nnunet(name, options, expected):
         "resampling_fn_probabilities": name,
         "resampling_fn_probabilities_kwargs": options,
     }
-    assert is_reproduced(PlansManager(plans).get_configuration("3d_fullres")) == expected
+    assert can_export(PlansManager(plans).get_configuration("3d_fullres")) == expected
 
 
 def test_merging_needs_classes_that_fit():

@@ -139,7 +139,8 @@ def assert_equals_stock(image: Path, folder: Path, spacing) -> None:
 def exact_mask(model: Path, image: Path) -> np.ndarray:
     loaded = load_model(model, (0,), PredictionSettings(exact=True), CPU)
     question = Question(to_target(num_targets=1, num_fine=5))
-    found = find(loaded, read_case(loaded.nnunet, Case("c", (image,), None, "c")), question)
+    seen = read_case(loaded.nnunet, Case("c", (image,), None, "c"), resampling="stock")
+    found = find(loaded, seen, question)
     return masks_of(loaded, found, question)
 
 

@@ -41,15 +41,17 @@ class Predict:
     rule: Literal["argmax", "pooled"] = "argmax"
     """argmax: the largest class wins, then classes are merged (the paper's and nnU-Net's); pooled: merged before."""
     exact: bool = False
-    """Run the network tile by tile as nnU-Net does, for masks that are nnU-Net's in every voxel; slower."""
+    """Resize images with nnU-Net's code and average all logits as it does, for masks equal in every voxel; slower."""
+    resampling: Literal["fast", "stock"] = "fast"
+    """Who resizes images: fast, or nnU-Net's own code, to which fast is equal to 1e-5 of the largest value."""
     probabilities: bool = False
     """Write probabilities/<case>_<label value>.nii.gz, too: 0 to 255 for a posterior of 0 to 1."""
     skip_air: bool = False
     """Leave out tiles outside the box around the body: in CT, the largest part above -190 HU."""
     any_spacing: bool = False
     """Take images with voxels less than half, or more than twice, as long as any that the model was trained on."""
-    tiles_at_once: int = 2
-    """Tiles in a batch; more suit a GPU."""
+    tiles_at_once: int | None = None
+    """Tiles in a batch; by default 1 on a CPU and 2 elsewhere; more suit a large GPU."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the network on a CPU; bfloat16 is faster and moves borders by a few voxels."""
     checkpoint: str = "checkpoint_final.pth"
@@ -70,6 +72,7 @@ class Predict:
             all_classes=self.all_classes,
             rule=self.rule,
             exact=self.exact,
+            resampling=self.resampling,
             probabilities=self.probabilities,
             skip_air=self.skip_air,
             any_spacing=self.any_spacing,

@@ -146,7 +146,7 @@ def check_prediction(manifests: Mapping[str, Mapping[str, Any]]) -> None:
     Raises:
         ParityError: names the difference.
     """
-    for key in ("mirroring", "step_size", "rule"):
+    for key in ("mirroring", "step_size", "rule", "resampling", "precision", "exact"):
         same_in_all(manifests, key)
 
 

@@ -6,42 +6,24 @@ precision, argmax, first of equals) is done here for the few voxels that screeni
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float16, Float32, Float64, Integer, UInt8
-from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from backsplit.labels import Coarsening
+from backsplit.nnunet.preprocessing import REPRODUCED, is_reproduced, sliced_axis_of
+from backsplit.nnunet.resizing import Axis, axis_between
 from backsplit.nnunet.screening import Screened
 
-REPRODUCED = "resample_data_or_seg_to_shape"
-"""Name in the plans of the resampling that this module equals, with these settings and any rule for slices."""
-REPRODUCED_WITH = {"is_seg": False, "order": 1, "order_z": 0}
-FREE = {"force_separate_z", "separate_z_anisotropy_threshold"}
 SLAB_VOXELS, CHUNK_VALUES = 2**21, 2**21
 """Image voxels, and float64 logits, at a time."""
 FAINTEST = math.log(1 / 509)
 """Log odds that round to a posterior of 0 of 255."""
 
 Places = tuple[Integer[np.ndarray, " voxels"], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """Between which voxels of the network's grid those of the image lie, along one axis."""
-
-    corners: Integer[np.ndarray, "corners image"]
-    """Two; or the nearest one, where slices are taken as they are or nothing is resampled."""
-    weights: Float64[np.ndarray, "corners image"]
-
-    @property
-    def is_interpolated(self) -> bool:
-        """Whether values between two voxels are wanted."""
-        return len(self.corners) == 2
 
 
 def axes_of(
@@ -59,38 +41,20 @@ def axes_of(
     spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
     of_network = [*spacing[: 3 - len(configuration.spacing)], *configuration.spacing]
     options = configuration.configuration["resampling_fn_probabilities_kwargs"]
-    slicing = {key: options[key] for key in FREE & options.keys()}
-    _, sliced = determine_do_sep_z_and_axis(
-        slicing.get("force_separate_z", False), of_network, spacing, *_threshold(slicing)
-    )
+    slicing = {key: value for key, value in options.items() if key not in {"is_seg", "order"}}
+    sliced_axis = sliced_axis_of(of_network, spacing, **slicing)
     first, second, third = (
-        _axis(old, new, is_nearest=sliced is not None and axis == int(sliced))
+        axis_between(old, new, order=0 if axis == sliced_axis else 1)
         for axis, (old, new) in enumerate(zip(shape, image_shape, strict=True))
     )
     return first, second, third
 
 
-def _threshold(slicing: dict[str, Any]) -> list[float]:
-    return [slicing[key] for key in ("separate_z_anisotropy_threshold",) if key in slicing]
-
-
-def is_reproduced(configuration: ConfigurationManager) -> bool:
+def can_export(configuration: ConfigurationManager) -> bool:
     """Whether the plans ask for the resampling of logits that this module equals, as nnU-Net's planners do."""
-    asked = configuration.configuration
-    options = {key: value for key, value in asked["resampling_fn_probabilities_kwargs"].items() if key not in FREE}
-    return asked["resampling_fn_probabilities"] == REPRODUCED and {"order_z": 0, "is_seg": False, **options} == (
-        REPRODUCED_WITH
-    )
-
-
-def _axis(old: int, new: int, *, is_nearest: bool) -> Axis:
-    """The coordinates and weights of SciPy's zoom on the grid of voxels, beyond the outermost voxel its value."""
-    positions = (np.arange(new) + 0.5) * (old / new) - 0.5
-    if is_nearest or old == new:
-        return Axis(np.clip(np.floor(positions + 0.5), 0, old - 1).astype(np.intp)[None], np.ones((1, new)))
-    before = np.floor(positions)
-    first = 1 - (positions - before)
-    return Axis(np.clip([before, before + 1], 0, old - 1).astype(np.intp), np.stack([first, 1 - first]))
+    options = configuration.configuration["resampling_fn_probabilities_kwargs"]
+    is_ours = configuration.configuration["resampling_fn_probabilities"] == REPRODUCED
+    return is_ours and not options.get("is_seg") and is_reproduced(options, orders=(1,))
 
 
 def label_map(

@@ -20,6 +20,7 @@ from backsplit.nnunet.inference import Found, LoadedModel, find, masks_of, poste
 from backsplit.nnunet.models import channel_names, initialize
 from backsplit.nnunet.pipeline import overlapped
 from backsplit.nnunet.precision import has_fast_bfloat16
+from backsplit.nnunet.preprocessing import Resampling
 from backsplit.nnunet.reading import ReadCase, check_body_is_known, read_case, trained_spacings
 from backsplit.nnunet.screening import Question, Rule
 from backsplit.nnunet.start import dataset_of
@@ -49,16 +50,18 @@ class PredictionSettings:
     """Merge classes after argmax, as the paper and nnU-Net do, or add up the probabilities of all but the targets
     before it."""
     exact: bool = False
-    """Run the network on one tile after the other and average all logits, as nnU-Net itself does: equal to it in every
+    """Resize images with nnU-Net's own code, and average the logits of all classes, as it does: equal to it in every
     voxel, slower."""
+    resampling: Resampling = "fast"
+    """Who resizes images; with `exact`, nnU-Net."""
     probabilities: bool = False
     """Write the posterior of each target, too."""
     skip_air: bool = False
     """Leave out tiles that do not reach the box around the largest part of a CT above -190 HU."""
     any_spacing: bool = False
     """Take images whose voxels are far from those of the training."""
-    tiles_at_once: int = 2
-    """Tiles in a batch."""
+    tiles_at_once: int | None = None
+    """Tiles in a batch; by default 1 on a CPU and 2 elsewhere."""
     precision: Precision = "float32"
     """Of the network on a CPU; on CUDA it is nnU-Net's, half."""
     checkpoint: str = FINAL
@@ -71,7 +74,7 @@ class PredictionSettings:
             raise ConfigurationError("--all-classes shows what argmax chooses; --rule pooled merges before that")
         if self.all_classes and self.probabilities:
             raise ConfigurationError("--probabilities are those of the targets; leave out --all-classes")
-        if self.tiles_at_once < 1:
+        if self.tiles_at_once is not None and self.tiles_at_once < 1:
             raise ConfigurationError(f"--tiles-at-once is 1 or more; got {self.tiles_at_once}")
         if self.precision == "bfloat16" and (self.exact or not has_fast_bfloat16()):
             raise ConfigurationError(
@@ -155,9 +158,12 @@ class TargetPredictor:
         with output_to(self.model / "prediction.log"):
             model = load_model(self.model, self.folds, self.settings, self.device)
         question, trained = self.question, None if self.settings.any_spacing else trained_spacings(self.model)
+        resampling: Resampling = "stock" if self.settings.exact else self.settings.resampling
 
         def read(case: Case) -> ReadCase:
-            return read_case(model.nnunet, case, trained=trained, find_body=self.settings.skip_air)
+            return read_case(
+                model.nnunet, case, resampling=resampling, trained=trained, find_body=self.settings.skip_air
+            )
 
         def write(found: Found) -> None:
             for value, posterior in enumerate(posteriors_of(model, found), start=1):

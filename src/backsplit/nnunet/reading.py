@@ -10,17 +10,17 @@ from typing import Any
 import cc3d
 import numpy as np
 import torch
-from jaxtyping import Float32, Num
+from jaxtyping import Float32
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
 from backsplit.arrays import Voxels
 from backsplit.cases import Case
 from backsplit.errors import CohortError, ConfigurationError, GeometryError, VolumeError
 from backsplit.nnunet.models import channel_names
+from backsplit.nnunet.preprocessing import Resampling, ResizedBy, crop, normalise_and_resize
 from backsplit.nnunet.tiles import Box
-from backsplit.volume import Grid, Volume, read_volume
+from backsplit.volume import Grid, Volume, read_grid, read_volume
 
 FARTHEST = 2.0
 """Voxels of an image may be this many times as long, or short, as any that the model was trained on."""
@@ -47,13 +47,19 @@ class ReadCase:
 
 
 def read_case(
-    predictor: nnUNetPredictor, case: Case, *, trained: Spacings | None = None, find_body: bool = False
+    predictor: nnUNetPredictor,
+    case: Case,
+    *,
+    resampling: Resampling = "fast",
+    trained: Spacings | None = None,
+    find_body: bool = False,
 ) -> ReadCase:
     """Read and preprocess the images of a case as nnU-Net does.
 
     Args:
         predictor: a loaded model.
         case: whose images to read.
+        resampling: who resizes them.
         trained: see `trained_spacings`; None takes all spacings.
         find_body: look for the body, in a CT.
 
@@ -66,37 +72,35 @@ def read_case(
     if len(case.images) != num_channels:
         raise CohortError(f"{case.name}: {len(case.images)} images, the model takes {num_channels} channels")
     try:
-        grid, array, properties = _read(predictor, case.images)
+        grid, images, properties = _read(predictor, case.images)
         _check_spacing(grid, trained)
     except (VolumeError, GeometryError) as error:
         raise type(error)(f"{case.name}: {error}") from error
-    data, _, properties = DefaultPreprocessor(verbose=False).run_case_npy(
-        array,
-        None,
-        properties,
-        predictor.plans_manager,
-        predictor.configuration_manager,
-        predictor.dataset_json,
-    )
-    body = _body(array[0], properties, predictor, data.shape[1:]) if find_body else None
-    return ReadCase(case, grid, torch.from_numpy(data), properties, body)
+    plans, configuration = predictor.plans_manager, ResizedBy(predictor.configuration_manager, resampling)
+    cropped = crop(images, properties, plans)
+    body = _body(cropped[0]) if find_body else None
+    volume = normalise_and_resize(cropped, properties, plans, configuration)
+    body = body and _scaled(body, cropped.shape[1:], volume.shape[1:])
+    return ReadCase(case, grid, torch.from_numpy(volume), properties, body)
 
 
 def _read(
     predictor: nnUNetPredictor, images: Sequence[Path]
-) -> tuple[Grid, Num[np.ndarray, "channel z y x"], dict[str, Any]]:
+) -> tuple[Grid, Float32[np.ndarray, "channel z y x"], dict[str, Any]]:
     """The images as nnU-Net's reader gives them."""
-    channels = [_checked(read_volume(image), image) for image in images]
-    grid = channels[0].grid
-    for channel, image in zip(channels[1:], images[1:], strict=True):
-        if difference := grid.difference(channel.grid):
+    grid = read_grid(images[0])
+    stacked = np.empty((len(images), *grid.shape[::-1]), np.float32)
+    for channel, image in zip(stacked, images, strict=True):
+        volume = _checked(read_volume(image), image)
+        if difference := grid.difference(volume.grid):
             raise GeometryError(f"{image} and {images[0]} are not on one grid: {difference}; resample one to the other")
+        channel[:] = volume.voxels.transpose()
     reader = predictor.plans_manager.image_reader_writer_class
     if reader is not SimpleITKIO:
-        return (grid, *reader().read_images([str(image) for image in images]))
+        array, properties = reader().read_images([str(image) for image in images])
+        return grid, array.astype(np.float32, copy=False), properties
     geometry = {"spacing": grid.spacing_mm, "origin": grid.origin_mm, "direction": grid.direction}
-    array = np.stack([channel.voxels.transpose() for channel in channels]).astype(np.float32, copy=False)
-    return grid, array, {"sitk_stuff": geometry, "spacing": list(grid.spacing_mm[::-1])}
+    return grid, stacked, {"sitk_stuff": geometry, "spacing": list(grid.spacing_mm[::-1])}
 
 
 def _checked(volume: Volume, path: Path) -> Volume:
@@ -109,23 +113,21 @@ def _checked(volume: Volume, path: Path) -> Volume:
     return volume
 
 
-def _body(
-    image: Float32[np.ndarray, "z y x"],
-    properties: dict[str, Any],
-    predictor: nnUNetPredictor,
-    shape: Sequence[int],
-) -> Box:
-    """The box around the largest part above -190 HU, on the network's grid; all of it where there is no such part."""
-    cut = tuple(slice(low, high) for low, high in properties["bbox_used_for_cropping"])
-    cropped = image.transpose(predictor.plans_manager.transpose_forward)[cut]
+def _body(cropped: Float32[np.ndarray, "z y x"]) -> Box:
+    """The box around the largest part of a CT above -190 HU; all of it where there is no such part."""
     dense = np.asfortranarray(cropped[::BODY_STRIDE, ::BODY_STRIDE, ::BODY_STRIDE] > BODY_ABOVE_HU)
     part = cc3d.largest_k(dense, k=1, connectivity=6) > 0 if dense.any() else ~dense
-    ranges = []
-    for axis, (edge, old) in enumerate(zip(shape, cropped.shape, strict=True)):
-        reached = np.flatnonzero(part.any(tuple({0, 1, 2} - {axis}))) * BODY_STRIDE
-        low, high = max(0, reached[0] - BODY_STRIDE), min(old, reached[-1] + 2 * BODY_STRIDE)
-        ranges.append(slice(math.floor(low * edge / old), math.ceil(high * edge / old)))
-    first, second, third = ranges
+    reached = [np.flatnonzero(part.any(tuple({0, 1, 2} - {axis}))) * BODY_STRIDE for axis in range(3)]
+    first, second, third = (slice(each[0] - BODY_STRIDE, each[-1] + 2 * BODY_STRIDE) for each in reached)
+    return first, second, third
+
+
+def _scaled(box: Box, shape: Sequence[int], new_shape: Sequence[int]) -> Box:
+    """A box of the cropped image on the network's grid, inside the volume."""
+    first, second, third = (
+        slice(math.floor(max(0, part.start) * new / old), math.ceil(min(old, part.stop) * new / old))
+        for part, old, new in zip(box, shape, new_shape, strict=True)
+    )
     return first, second, third
 
 

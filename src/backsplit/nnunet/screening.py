@@ -28,6 +28,7 @@ CHUNK_VALUES = 2**19
 """Logits at a time: 2 MiB, which a core's cache holds."""
 MARGIN, SMALLEST = 2.0**-9, 2.0**-20
 """By which a class beats another for certain, relative and absolute: half precision rounds by a quarter of it."""
+BITS = 2 ** np.arange(8, dtype=np.uint8)
 OUTSIDE = 10.0
 """By how much background wins where all tiles were left out."""
 
@@ -82,8 +83,8 @@ class Screened:
 class _Seen:
     """What voxels say about the cells around them."""
 
-    beaten: UInt8[np.ndarray, "rivals_8 z y x"]
-    """One bit per class of the rest: whether it beats all targets."""
+    beaten: UInt8[np.ndarray, "classes_8 z y x"]
+    """One bit per class: whether it beats all targets."""
     won: Integer[np.ndarray, "z y x"]
     """The label value that wins outright, or 0."""
     odds: Float16[np.ndarray, "targets z y x"]
@@ -153,10 +154,11 @@ def _logits(slab: Slab, network: TiledNetwork, voxels: slice | Integer[np.ndarra
 
 def _look(slab: Slab, network: TiledNetwork, question: Question, dtype: np.dtype) -> _Seen:
     """Look at each voxel of a slab, a cacheful of logits at a time."""
-    shape, (rest, *_) = slab.is_covered.shape, question.compared.blocks
-    num_targets = question.compared.num_coarse - 1 if question.with_posterior else 0
+    shape, compared = slab.is_covered.shape, question.compared
+    targets = np.flatnonzero(compared.parent)
+    num_targets = compared.num_coarse - 1 if question.with_posterior else 0
     seen = _Seen(
-        np.zeros((-(-len(rest) // 8), *shape), np.uint8),
+        np.zeros((-(-compared.num_fine // 8), *shape), np.uint8),
         np.zeros(shape, dtype),
         np.zeros((num_targets, *shape), np.float16),
     )
@@ -168,18 +170,20 @@ def _look(slab: Slab, network: TiledNetwork, question: Question, dtype: np.dtype
         chunk = slice(first, first + step)
         of_network = _logits(slab, network, chunk)
         logits = question.compare(of_network)
-        beaten[:, chunk] = _beaten(logits, question.compared)
-        won[chunk] = _won(logits, question.compared, np.flatnonzero(~beaten[:, chunk].any(0)))
+        beaten[:, chunk] = _beaten(logits, targets)
+        won[chunk] = _won(logits, compared, np.flatnonzero(~beaten[:, chunk].any(0)))
         if question.with_posterior:
             pooled = question.pool(of_network)
             odds[:, chunk] = pooled[1:] - pooled[0]
     return seen
 
 
-def _beaten(logits: Logits, compared: Coarsening) -> UInt8[np.ndarray, "rivals_8 voxels"]:
-    (rest, *targets) = compared.blocks
-    strongest = logits[[fine for block in targets for fine in block]].max(0)
-    return np.packbits(logits[list(rest)] >= _certainly_above(strongest), axis=0)
+def _beaten(logits: Logits, targets: Integer[np.ndarray, " targets"]) -> UInt8[np.ndarray, "classes_8 voxels"]:
+    """Bits of the classes that beat all targets; a target never beats itself."""
+    beats = np.zeros((-(-len(logits) // 8) * 8, logits.shape[1]), bool)
+    np.greater_equal(logits, _certainly_above(logits[targets].max(0)), out=beats[: len(logits)])
+    groups = beats.view(np.uint8).reshape(-1, 8, logits.shape[1])
+    return np.einsum("gbv,b->gv", groups, BITS)  # nine times as fast as packbits along the first axis
 
 
 def _won(logits: Logits, compared: Coarsening, where: Integer[np.ndarray, " open"]) -> Integer[np.ndarray, " voxels"]:
