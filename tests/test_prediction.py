@@ -111,6 +111,48 @@ def test_all_classes_are_stock_nnunets(trained, images, tmp_path):
     np.testing.assert_array_equal(fine, stock_labels(trained[1], path, tmp_path / "stock", tile_step_size=1))
 
 
+def test_a_model_of_stock_nnunet_is_told_its_targets(images, tmp_path, capfd):
+    model = tmp_path / NAME
+    write_model(model, FINE, patch_size=(16, 16, 16), seed=1)
+    command = ("predict", model, images, tmp_path / "masks", "--device", "cpu")
+    for names in ((), ("--targets", "lesion")):
+        assert main([str(word) for word in (*command, *names)]) == 1
+        assert "tells apart cyst, kidney, liver, spleen; name those" in capfd.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "masks").exists()
+    run(*command, "--exact", "--targets", "spleen", "cyst")
+    for path in images.iterdir():
+        labels = stock_labels(model, path, tmp_path / "stock")
+        mask = read_labels(tmp_path / "masks" / path.name.replace("_0000", "")).voxels
+        np.testing.assert_array_equal(mask, np.array([0, 2, 0, 0, 1], np.uint8)[labels])
+        assert {*np.unique(mask)} == {0, 1, 2}
+
+
+class Bomb:
+    """Pickles to a call that leaves a trace."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+def test_a_checkpoint_that_could_run_code_needs_trust(images, tmp_path, capfd):
+    model = tmp_path / NAME
+    write_model(model, FINE, patch_size=(16, 16, 16), seed=1)
+    path = model / "fold_0" / CHECKPOINT
+    torch.save({**torch.load(path), "other": Bomb(tmp_path / "ran")}, path)
+    command = ("predict", model, images, tmp_path / "masks", "--device", "cpu", "--targets", "cyst")
+    assert main([str(word) for word in command]) == 1
+    assert "may run code; if you trust who made it, predict, finetune and annotate take it with --trust" in (
+        capfd.readouterr().err
+    )
+    assert not (tmp_path / "ran").exists()
+    run(*command, "--trust")
+    assert (tmp_path / "ran").exists()
+    assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 2
+
+
 @pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (5.0, 1.5, 1.5)])
 def test_a_hippocampus_is_stock_nnunets_isotropic_and_in_slices(real_data, tmp_path, spacing):
     image = sorted((real_data / "hippocampus" / "imagesTr").iterdir())[0]
@@ -331,6 +373,7 @@ def test_far_spacings_are_taken_by_those_who_want_them(trained, images, tmp_path
     [
         ({"all_classes": True, "probabilities": True}, "--probabilities are those of the targets"),
         ({"all_classes": True, "rule": "pooled"}, "--all-classes shows what argmax chooses"),
+        ({"all_classes": True, "targets": ("cyst",)}, "leave out --all-classes"),
         ({"tiles_at_once": 0}, "--tiles-at-once is 1 or more"),
         ({"precision": "bfloat16", "exact": True}, "--precision bfloat16 is for CPUs"),
         ({"step_size": 1.5}, "--step-size is a share"),

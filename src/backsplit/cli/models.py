@@ -20,6 +20,8 @@ class Predict:
     Example: backsplit predict backsplit
 
     Example: backsplit predict backsplit new-patients/ masks/ --folds 0 1 2 3 4
+
+    Example: backsplit predict nnUNetTrainer__nnUNetPlans__3d_fullres new-patients/ masks/ --targets cyst
     """
 
     model: Positional[str]
@@ -28,8 +30,10 @@ class Predict:
     """Cohort, or a folder of images named <case>_0000.nii.gz; by default the cases that the folds left out."""
     output: Annotated[Path | None, tyro.conf.Positional] = None
     """Folder for the masks; by default that of the arm in the workspace."""
-    folds: tuple[int, ...] = (0,)
-    """Folds to use; with INPUT, their logits are averaged."""
+    folds: tuple[int | Literal["all"], ...] = (0,)
+    """Folds to use; with INPUT, their logits are averaged. all: the one that was trained on all cases."""
+    targets: tuple[str, ...] = ()
+    """Classes to write, as 1, 2 and so on; by default the targets that a model of BackSplit was trained for."""
     workspace: Path = DEFAULT_WORKSPACE
     """Folder of the study."""
     all_classes: bool = False
@@ -58,6 +62,8 @@ class Predict:
     """File of the folds to use, such as checkpoint_best.pth, or one that --keep-every kept."""
     device: Device = "auto"
     """Where to predict."""
+    trust: bool = False
+    """Run code that the checkpoints hold; for files of a maker whom you trust."""
 
     def run(self) -> None:
         """Predict."""
@@ -69,6 +75,7 @@ class Predict:
         settings = PredictionSettings(
             mirroring=self.mirroring,
             step_size=self.step_size,
+            targets=self.targets,
             all_classes=self.all_classes,
             rule=self.rule,
             exact=self.exact,
@@ -80,8 +87,8 @@ class Predict:
             precision=self.precision,
             checkpoint=self.checkpoint,
         )
-        predictor = TargetPredictor(model, self.folds, settings, device_of(self.device))
-        output = self.output or workspace.predictions_of(predictor.arm.name)
+        predictor = TargetPredictor(model, self.folds, settings, device_of(self.device), is_trusted=self.trust)
+        output = self.output or workspace.predictions_of(predictor.name)
         if self.input is not None:
             cases = input_cases(self.input)
             predictor.predict(cases, output, cohort=str(self.input.resolve()))
@@ -108,8 +115,8 @@ class Export:
     """Folds to put in; by default all that are trained."""
     checkpoint: str = "checkpoint_final.pth"
     """File of each fold."""
-    licence: str = "not stated"
-    """Of the weights, in words; goes into the file."""
+    licence: str | None = None
+    """Of the weights, in words; goes into the file. By default that of the LICENSE beside the model."""
     nnunet: bool = False
     """Write the zip of nnUNetv2_install_pretrained_model_from_zip instead, for those without this package."""
     workspace: Path = DEFAULT_WORKSPACE
@@ -122,7 +129,7 @@ class Export:
 
         model = model_of(folders_of(self.workspace), Workspace(self.workspace), self.model)
         if self.nnunet:
-            export_stock(model, self.file, folds=self.folds, checkpoint=self.checkpoint)
+            export_stock(model, self.file, folds=self.folds, checkpoint=self.checkpoint, licence=self.licence)
         else:
             export_model(model, self.file, folds=self.folds, checkpoint=self.checkpoint, licence=self.licence)
         say(f"{self.file}")
@@ -142,6 +149,6 @@ class Import:
 
     def run(self) -> None:
         """Import."""
-        from backsplit.nnunet.sharing import import_model
+        from backsplit.nnunet.sharing import how_to_use, import_model
 
-        say(f"{import_model(self.file, self.folder)}")
+        say("\n".join([f"{import_model(self.file, self.folder)}", *how_to_use(self.folder)]))

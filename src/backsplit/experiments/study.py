@@ -88,7 +88,7 @@ def model_of(folders: Folders, workspace: Workspace, name: str) -> Path:
     return find_model(folders, dataset, name)
 
 
-def held_out_cases(folders: Folders, workspace: Workspace, fold: int) -> tuple[tuple[Case, ...], Path]:
+def held_out_cases(folders: Folders, workspace: Workspace, fold: int | str) -> tuple[tuple[Case, ...], Path]:
     """The cases that the training of a fold left out, and the manifest they come from.
 
     Raises:
@@ -96,7 +96,7 @@ def held_out_cases(folders: Folders, workspace: Workspace, fold: int) -> tuple[t
     """
     dataset, manifest = prepared_dataset(workspace)
     splits = json.loads((folders.preprocessed / dataset / "splits_final.json").read_text())
-    if not 0 <= fold < len(splits):
+    if not isinstance(fold, int) or not 0 <= fold < len(splits):
         raise ConfigurationError(f"fold {fold} does not exist; {dataset} has folds 0 to {len(splits) - 1}")
     cohort = cases.read(manifest)
     return tuple(cohort.case(name) for name in splits[fold]["val"]), manifest

@@ -3,7 +3,9 @@
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from backsplit.cases import Case
 from backsplit.errors import BackSplitError, CohortError, ConfigurationError, ModelError
 from backsplit.files import write_json
-from backsplit.labels import identity, to_target
+from backsplit.labels import Coarsening, identity
 from backsplit.nnunet.arms import BLOCK, ArmSettings, Plans
 from backsplit.nnunet.folders import output_to
 from backsplit.nnunet.inference import Found, LoadedModel, find, masks_of, posteriors_of, tiled_network
@@ -23,7 +25,7 @@ from backsplit.nnunet.precision import has_fast_bfloat16
 from backsplit.nnunet.preprocessing import Resampling
 from backsplit.nnunet.reading import ReadCase, check_body_is_known, read_case, trained_spacings
 from backsplit.nnunet.screening import Question, Rule
-from backsplit.nnunet.start import dataset_of
+from backsplit.nnunet.start import classes_of, dataset_of, plans_of
 from backsplit.nnunet.tiles import Precision
 from backsplit.nnunet.training import FINAL
 from backsplit.progress import track_some
@@ -42,6 +44,8 @@ class PredictionSettings:
 
     mirroring: bool = True
     """Average over mirrored inputs along the axes that the training mirrored; 8 times the work in 3D."""
+    targets: tuple[str, ...] = ()
+    """Names of the classes to write; by default the targets of the arm."""
     step_size: float = 0.5
     """Distance between tiles as a share of the patch, above 0 to 1; less is slower and smoother."""
     all_classes: bool = False
@@ -72,6 +76,8 @@ class PredictionSettings:
             raise ConfigurationError(f"--step-size is a share of the patch, above 0 to 1; got {self.step_size}")
         if self.all_classes and self.rule == "pooled":
             raise ConfigurationError("--all-classes shows what argmax chooses; --rule pooled merges before that")
+        if self.all_classes and self.targets:
+            raise ConfigurationError("--targets names the classes to write; leave out --all-classes")
         if self.all_classes and self.probabilities:
             raise ConfigurationError("--probabilities are those of the targets; leave out --all-classes")
         if self.tiles_at_once is not None and self.tiles_at_once < 1:
@@ -103,22 +109,40 @@ class TargetPredictor:
 
     model: Path
     """nnU-Net's model folder: plans.json, dataset.json and one folder per fold."""
-    folds: tuple[int, ...]
+    folds: tuple[int | str, ...]
     settings: PredictionSettings
     device: torch.device
+    is_trusted: bool = False
+    """Run code that the checkpoints hold."""
 
     @property
-    def arm(self) -> ArmSettings:
-        """What the model was trained to tell apart."""
-        return ArmSettings.from_block(read_plans(self.model)[BLOCK])
+    def arm(self) -> ArmSettings | None:
+        """What the model was trained to tell apart; None if stock nnU-Net trained it."""
+        plans = plans_of(self.model)
+        return ArmSettings.from_block(plans[BLOCK]) if BLOCK in plans else None
+
+    @property
+    def name(self) -> str:
+        """What its predictions are filed under."""
+        return self.arm.name if self.arm else self.model.resolve().name
 
     @property
     def question(self) -> Question:
-        """What its masks tell apart."""
-        arm, settings = self.arm, self.settings
+        """What its masks tell apart.
+
+        Raises:
+            ModelError: the model does not say what its targets are, or has no class of a name that was given.
+        """
+        classes, settings = classes_of(self.model), self.settings
         if settings.all_classes:
-            return Question(identity(arm.num_classes))
-        keep = to_target(num_targets=arm.scheme.num_targets, num_fine=arm.num_classes)
+            return Question(identity(len(classes)))
+        targets = settings.targets or (self.arm.scheme.targets if self.arm else ())
+        if not targets or not set(targets) <= set(classes[1:]):
+            raise ModelError(
+                f"--targets {' '.join(targets) or '(none)'}: {self.model.name} tells apart {', '.join(classes[1:])}; "
+                "name those of them that are wanted"
+            )
+        keep = Coarsening(tuple(targets.index(name) + 1 if name in targets else 0 for name in classes))
         return Question(keep, settings.rule, with_posterior=settings.probabilities)
 
     def predict(self, cases: Sequence[Case], output: Path, *, cohort: str) -> list[Path]:
@@ -144,20 +168,21 @@ class TargetPredictor:
         if output.exists() and not output.is_dir():
             raise ConfigurationError(f"{output} is a file; name a folder for the masks")
         if self.settings.skip_air:
-            check_body_is_known(self.model, channels_of(self.model))
+            check_body_is_known(self.model, channel_names(dataset_of(self.model)))
+        question = self.question
         self._claim(output, cases, cohort=cohort)
         files = {case.name: output / f"{case.name}.nii.gz" for case in cases}
         waiting = [case for case in cases if not files[case.name].exists()]
         if waiting:
-            self._write(waiting, output)
+            self._write(waiting, output, question)
         else:
-            logger.info("%s: all %d cases are already predicted", self.arm.name, len(cases))
+            logger.info("%s: all %d cases are already predicted", self.name, len(cases))
         return list(files.values())
 
-    def _write(self, cases: Sequence[Case], output: Path) -> None:
+    def _write(self, cases: Sequence[Case], output: Path, question: Question) -> None:
         with output_to(self.model / "prediction.log"):
-            model = load_model(self.model, self.folds, self.settings, self.device)
-        question, trained = self.question, None if self.settings.any_spacing else trained_spacings(self.model)
+            model = load_model(self.model, self.folds, self.settings, self.device, allow_unsafe=self.is_trusted)
+        trained = None if self.settings.any_spacing else trained_spacings(self.model)
         resampling: Resampling = "stock" if self.settings.exact else self.settings.resampling
 
         def read(case: Case) -> ReadCase:
@@ -173,13 +198,13 @@ class TargetPredictor:
             write_volume(Volume(mask, found.grid), output / f"{found.case.name}.nii.gz")
 
         stages = overlapped(cases, read, lambda seen: find(model, seen, question), write)
-        _raise_failed(track_some(stages, f"{self.arm.name}: predicted", total=len(cases)), len(cases))
+        _raise_failed(track_some(stages, f"{self.name}: predicted", total=len(cases)), len(cases))
 
     def _claim(self, output: Path, cases: Sequence[Case], *, cohort: str) -> None:
         """Write down how the predictions of a folder are made, or refuse if they are made otherwise."""
         trained = {str(fold): self._training_of(fold) for fold in self.folds}
-        how: dict[str, Any] = {"version": 2, "arm": self.arm.name, "model": str(self.model.resolve()), "cohort": cohort}
-        how |= asdict(self.settings)
+        how: dict[str, Any] = {"version": 2, "arm": self.name, "model": str(self.model.resolve()), "cohort": cohort}
+        how |= {**asdict(self.settings), "targets": list(self.settings.targets)}
         folds = "+".join(trained)
         path = output / MANIFEST_NAME
         old: dict[str, Any] = {**how, "trained": {}, "cases": {}}
@@ -198,7 +223,7 @@ class TargetPredictor:
         made = {**old["cases"], **{case.name: folds for case in cases}}
         write_json({**how, "trained": {**old["trained"], **trained}, "cases": made}, path)
 
-    def _training_of(self, fold: int) -> str:
+    def _training_of(self, fold: int | str) -> str:
         checkpoint = self.model / f"fold_{fold}" / self.settings.checkpoint
         if not checkpoint.exists():
             raise ModelError(
@@ -206,12 +231,6 @@ class TargetPredictor:
             )
         stat = checkpoint.stat()
         return f"{stat.st_size} bytes, {stat.st_mtime_ns}"
-
-
-def channels_of(model: Path) -> tuple[str, ...]:
-    """Names of the channels that a model takes."""
-    read_plans(model)
-    return channel_names(dataset_of(model))
 
 
 def read_predictions(folder: Path) -> dict[str, Any]:
@@ -239,13 +258,14 @@ def load_model(
     Raises:
         ModelError: as there.
     """
-    predictor = nnUNetPredictor(
-        tile_step_size=settings.step_size,
-        use_mirroring=settings.mirroring,
-        perform_everything_on_device=device.type == "cuda",
-        device=device,
-        allow_tqdm=False,
-    )
+    with redirect_stdout(StringIO()):  # it says that a CPU is no GPU
+        predictor = nnUNetPredictor(
+            tile_step_size=settings.step_size,
+            use_mirroring=settings.mirroring,
+            perform_everything_on_device=device.type == "cuda",
+            device=device,
+            allow_tqdm=False,
+        )
     initialize(predictor, model, folds, checkpoint=settings.checkpoint, allow_unsafe=allow_unsafe)
     network = tiled_network(
         predictor,

@@ -25,6 +25,7 @@ Resampling = Literal["fast", "stock"]
 Resampler = Callable[..., np.ndarray | torch.Tensor]
 """Called with an array `[channel, z, y, x]`, its new shape, old and new spacing."""
 Channels = Float32[np.ndarray, "channel z y x"]
+CroppedChannels = Float32[np.ndarray, "channel cropped_z cropped_y cropped_x"]
 
 REPRODUCED = "resample_data_or_seg_to_shape"
 """Name in the plans of the resampling that ours equals."""
@@ -41,7 +42,7 @@ def one_thread() -> Generator[None]:
         torch.set_num_threads(before)
 
 
-def crop(images: Channels, properties: dict[str, Any], plans: PlansManager) -> Channels:
+def crop(images: Channels, properties: dict[str, Any], plans: PlansManager) -> CroppedChannels:
     """Turn axes as the plans say, and leave out planes at the edges that are 0 in all channels; a view.
 
     Args:
@@ -58,7 +59,7 @@ def crop(images: Channels, properties: dict[str, Any], plans: PlansManager) -> C
 
 
 def normalise_and_resize(
-    cropped: Channels, properties: dict[str, Any], plans: PlansManager, configuration: ConfigurationManager
+    cropped: CroppedChannels, properties: dict[str, Any], plans: PlansManager, configuration: ConfigurationManager
 ) -> Channels:
     """The rest of what nnU-Net's `run_case_npy` does to images that have no labels; `cropped` is overwritten."""
     inside = np.zeros((1, *cropped.shape[1:]), np.int8)

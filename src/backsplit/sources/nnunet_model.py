@@ -18,7 +18,7 @@ from backsplit.cases import Case
 from backsplit.errors import CohortError, ModelError
 from backsplit.nnunet.archive import PARTS, unpack
 from backsplit.nnunet.inference import LoadedModel, predict_case
-from backsplit.nnunet.models import folds_of
+from backsplit.nnunet.models import folds_of, licence_of
 from backsplit.nnunet.prediction import PredictionSettings, load_model
 from backsplit.nnunet.start import classes_of
 from backsplit.sources.protocol import Masks
@@ -134,7 +134,7 @@ def open_nnunet(  # noqa: PLR0913  one per option of the command
         files = [*PARTS, *(f"fold_{fold}/{checkpoint}" for fold in used)]
         record = {
             "weights": {name: _sha256(folder / name) for name in files},
-            "licence": _licence(folder),
+            "licence": licence_of(folder).splitlines()[0].strip(),
         }
     return NnunetSource(model.resolve(), chosen, classes, used, settings, device, channel, trust, record)
 
@@ -149,14 +149,6 @@ def _model_folder(model: Path) -> Generator[Path]:
             yield unpack(model, Path(folder))
     else:
         raise ModelError(f"no model {model}; give nnU-Net's model folder (with plans.json and fold_*), or a zip of it")
-
-
-def _licence(folder: Path) -> str:
-    """First line of the licence beside a model."""
-    for path in sorted(folder.glob("LICENSE*")):
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((line.strip() for line in lines if line.strip()), "not stated")
-    return "not stated"
 
 
 def _sha256(path: Path) -> str:
