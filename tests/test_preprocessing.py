@@ -13,7 +13,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from backsplit.experiments.paths import Workspace
-from backsplit.nnunet.preprocessing import ResizedBy
+from backsplit.nnunet.preprocessing import ResizedBy, crop, normalise_and_resize
 from studies import TINY_NETWORK, compose_phantom, prepare, run
 
 TOLERANCE = 1e-5
@@ -199,3 +199,29 @@ def test_prepare_records_who_resampled_and_does_it_again_for_another(tmp_path):
     (plans,) = (path.read_text() for path in Workspace(tmp_path).preprocessed.rglob("nnUNetPlans.json"))
     assert '"resampling": "stock"' in plans
     assert '"resampling_fn_data": "resample_data_or_seg_to_shape"' in plans
+
+
+@pytest.mark.parametrize("scheme", ["CTNormalization", "ZScoreNormalization", "NoNormalization"])
+@pytest.mark.parametrize("use_mask", [False, True])
+@pytest.mark.parametrize("spacing", [(1.0, 1.4, 0.8), (0.7, 0.7)])
+def test_images_without_labels_are_nnunets_own(scheme, use_mask, spacing):
+    """Two channels, planes of zeros at three edges, and a hole inside."""
+    images = np.random.default_rng(0).normal(40, 100, (2, 9, 12, 11)).astype(np.float32)
+    images[:, :2], images[:, :, -3:], images[:, :, :, :1], images[:, 4:6, 4:6, 4:6] = 0, 0, 0, 0
+    images[1, :, :2] = 0
+    plans = plans_of(
+        configuration(spacing=spacing, normalization_schemes=[scheme] * 2, use_mask_for_norm=[use_mask, False])
+    )
+    ct = {"mean": 30.0, "std": 90.0, "percentile_00_5": -150.0, "percentile_99_5": 200.0}
+    plans.plans["foreground_intensity_properties_per_channel"] = {"0": ct, "1": ct}
+    manager, (theirs, ours) = plans.get_configuration("3d_fullres"), ({"spacing": [2.0, 1.0, 1.0]} for _ in range(2))
+    expected, _, _ = DefaultPreprocessor(verbose=False).run_case_npy(
+        images, None, theirs, plans, manager, {"labels": {}}
+    )
+    volume = normalise_and_resize(crop(images.copy(), ours, plans), ours, plans, manager)
+    np.testing.assert_array_equal(volume, expected)
+    assert {key: np.asarray(value).tolist() for key, value in ours.items()} == {
+        key: np.asarray(value).tolist() for key, value in theirs.items()
+    }
+    fast = normalise_and_resize(crop(images.copy(), dict(ours), plans), ours, plans, ResizedBy(manager, "fast"))
+    np.testing.assert_allclose(fast, expected, atol=TOLERANCE * np.abs(expected).max())

@@ -10,10 +10,13 @@ import zipfile
 import pytest
 import safetensors.torch
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from backsplit.cli import main
 from backsplit.errors import ModelError
-from backsplit.nnunet.sharing import MANIFEST, export_model, export_stock, import_model
+from backsplit.nnunet.archive import unpack
+from backsplit.nnunet.models import licence_of
+from backsplit.nnunet.sharing import MANIFEST, export_model, export_stock, how_to_use, import_model
 from backsplit.nnunet.start import read_checkpoint
 from tinymodels import write_model
 
@@ -222,6 +225,51 @@ def test_the_commands(model, tmp_path, capsys):
     assert main(["export", str(tmp_path / "m"), str(tmp_path / "n.zip"), "--folds", "3"]) == 1
     assert "no checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "n.zip").exists()
+
+
+def test_the_licence_stays_with_the_model(model, shared, tmp_path):
+    imported = import_model(shared, tmp_path / "imported")
+    assert (imported / "LICENSE").read_text() == "CC BY 4.0\n"
+    export_model(imported, tmp_path / "again.zip")
+    assert json.loads(members_of(tmp_path / "again.zip")[MANIFEST])["licence"] == "CC BY 4.0"
+    export_stock(imported, tmp_path / "stock.zip")
+    (name,) = [name for name in members_of(tmp_path / "stock.zip") if name.endswith("/LICENSE")]
+    assert members_of(tmp_path / "stock.zip")[name] == b"CC BY 4.0\n"
+    assert licence_of(unpack(tmp_path / "stock.zip", tmp_path / "unpacked")) == "CC BY 4.0"
+
+
+def test_a_licence_that_is_not_stated_is_not_made_up(model, tmp_path):
+    export_model(model, tmp_path / "model.zip")
+    imported = import_model(tmp_path / "model.zip", tmp_path / "imported")
+    assert not (imported / "LICENSE").exists()
+    assert how_to_use(imported)[0] == "licence: not stated"
+    refused(crafted(tmp_path, members_of(tmp_path / "model.zip"), licence=3), tmp_path / "x", "states no licence")
+
+
+def test_import_says_how_to_use_the_model_and_nnunet_loads_it(model, shared, tmp_path, capsys):
+    folder = tmp_path / "cysts"
+    assert main(["import", str(shared), str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        str(folder),
+        "licence: CC BY 4.0",
+        f"masks of the targets: backsplit predict {folder} IMAGES MASKS --folds 0",
+        f"all classes, without this package: nnUNetv2_predict_from_modelfolder -m {folder} -i IMAGES -o MASKS -f 0",
+    ]
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_final.pth")
+    weights = read_checkpoint(model / "fold_0" / "checkpoint_final.pth")["network_weights"]
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in predictor.network.state_dict().items())
+
+
+def test_networks_of_ours_are_not_said_to_run_without_us(model):
+    plans = json.loads((model / "plans.json").read_text())
+    plans.pop("backsplit")
+    (configuration,) = plans["configurations"].values()
+    configuration["architecture"]["network_class_name"] = "backsplit.learning.networks.segresnet"
+    (model / "plans.json").write_text(json.dumps(plans))
+    lines = how_to_use(model)
+    assert lines[1].endswith("--folds 0 --targets CLASS")
+    assert len(lines) == 2
 
 
 def test_an_unsafe_checkpoint_is_not_exported(model, tmp_path):

@@ -62,6 +62,13 @@ def build(architecture: Mapping[str, Any], num_inputs: int, num_classes: int) ->
     return PlainConvUNet(input_channels=num_inputs, num_classes=num_classes, deep_supervision=False, **kwargs)
 
 
+def plans_of(*, spacing: Sequence[float], transpose: Sequence[int] = (0, 1, 2)) -> dict[str, Any]:
+    """Plans without a model."""
+    plans = _plans(_architecture(FEATURES), (8,) * len(spacing), spacing, 1, is_ct=True)
+    backward = sorted(range(3), key=transpose.__getitem__)
+    return {**plans, "transpose_forward": list(transpose), "transpose_backward": backward}
+
+
 def _architecture(features: Sequence[int]) -> dict[str, Any]:
     stages = len(features)
     return {

@@ -49,7 +49,7 @@ class Doctor:
     def _say_machine(self) -> None:
         import torch
 
-        from backsplit.nnunet.trainer import has_fast_bfloat16
+        from backsplit.nnunet.precision import has_fast_bfloat16
 
         say(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
         for package in PACKAGES:

@@ -218,6 +218,8 @@ class Finetune(Options):
     """paper: 250 epochs of 250 iterations; short: 25 of 250; demo: minutes on a CPU."""
     checkpoint: str = "checkpoint_final.pth"
     """File of the fold to start from."""
+    trust: bool = False
+    """Run code that the checkpoint holds; for files of a maker whom you trust."""
     learning_rate: float | None = 1e-3
     """A tenth of what the paper's U-Net starts with."""
 
@@ -232,7 +234,7 @@ class Finetune(Options):
         budget = BUDGETS[self.budget]
         budget = replace(budget, epochs=max(1, budget.epochs // 4))
         arm = Arm(self.arm, self.kept_auxiliaries(), self.fraction, self.missing)
-        start = Start(str(model), self.checkpoint)
+        start = Start(str(model), self.checkpoint, self.trust)
         settings = self.settings(prepared, arm, budget, is_short=self.budget == "demo", start=start)
         check_start(settings, prepared.plans, fold=self.fold)
         self.fit(prepared, settings)

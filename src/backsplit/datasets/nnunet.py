@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backsplit.cases import Case
-from backsplit.datasets.download import Described, FoundFiles, Listing, check_files, common_grid, stems
+from backsplit.datasets.download import Described, FoundFiles, Listing, check_files, stems
 from backsplit.errors import CohortError
 from backsplit.labels import BACKGROUND
 from backsplit.volume import FILE_ENDINGS
@@ -130,28 +130,23 @@ def open_raw(source: Path, *, split: Literal["training", "test"] = "training") -
     return RawDataset(source, describe_dataset(source / "dataset.json"), split)
 
 
-def images_in(folder: Path, channels: Sequence[str]) -> tuple[Case, ...]:
-    """Cases of a folder of images named `<case>_0000.nii.gz`, one number per channel; no labels.
+def images_in(folder: Path) -> tuple[Case, ...]:
+    """Cases of a folder of images named `<case>_0000.nii.gz`, one number per channel; no labels, no file is opened.
 
     Raises:
-        CohortError: no such folder, no image in it, or an image missing.
-        GeometryError: images of one case lie on different grids.
+        CohortError: no such folder, or no image in it.
     """
     folder = folder.resolve()
     if not folder.is_dir():
         raise CohortError(f"{folder}: no such folder; give a cohort, or a folder of images named <case>_0000.nii.gz")
-    first = re.compile(r"(?P<name>[^.].*)_0000(?P<ending>" + "|".join(map(re.escape, FILE_ENDINGS)) + ")")
-    found = [match for path in sorted(folder.iterdir()) if (match := first.fullmatch(path.name))]
-    if not found:
+    numbered = re.compile(r"(?P<name>[^.].*)_\d{4}(" + "|".join(map(re.escape, FILE_ENDINGS)) + ")")
+    images: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if match := numbered.fullmatch(path.name):
+            images.setdefault(match["name"], []).append(path)
+    if not images:
         raise CohortError(f"{folder}: no image named <case>_0000 with ending {', '.join(FILE_ENDINGS)}; rename them")
-    files = [
-        FoundFiles(name, tuple(folder / f"{name}_{index:04}{ending}" for index in range(len(channels))), None)
-        for name, ending in (match.group("name", "ending") for match in found)
-    ]
-    for each in files:
-        check_files(each, channels)
-        common_grid(each.images)
-    return tuple(Case(each.name, each.images, None, group=each.name) for each in files)
+    return tuple(Case(name, tuple(files), None, group=name) for name, files in images.items())
 
 
 def describe_dataset(path: Path) -> Description:

@@ -29,7 +29,7 @@ from backsplit.nnunet.dataset import dataset_id_of, dataset_name, free_dataset_i
 from backsplit.nnunet.folders import Folders
 from backsplit.nnunet.networks import OF_THE_PLAN, NetworkSettings, configuration_of
 from backsplit.nnunet.plans import PlanSettings
-from backsplit.nnunet.prediction import PredictionSettings, Predictor
+from backsplit.nnunet.prediction import PredictionSettings, TargetPredictor
 from backsplit.nnunet.preparation import Folds, prepare
 from backsplit.nnunet.topology import Configuration, shape_text
 from backsplit.nnunet.trainer import RunSettings
@@ -105,7 +105,7 @@ def train_ladder(
         logger.info("%s is left out: %s", name, reason)
     for rung in ladder.rungs:
         final = train(rung.site.prepared, rung.settings, rung.site.folders, fold=fold, run=run)
-        predictor = Predictor(final.parent.parent, (fold,), prediction, run.device)
+        predictor = TargetPredictor(final.parent.parent, (fold,), prediction, run.device)
         predictor.predict(held_out, workspace.predictions_of(rung.name), cohort=str(manifest.resolve()))
     told = [{"name": rung.name, "adds": rung.adds} for rung in ladder.rungs]
     write_json({"rungs": told, "left_out": ladder.left_out}, workspace.ladder)

@@ -1,7 +1,7 @@
 """What is done to a workspace as a whole: which data set it holds, whose predictions are scored, which arms meet."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def model_of(folders: Folders, workspace: Workspace, name: str) -> Path:
     return find_model(folders, dataset, name)
 
 
-def held_out_cases(folders: Folders, workspace: Workspace, fold: int) -> tuple[tuple[Case, ...], Path]:
+def held_out_cases(folders: Folders, workspace: Workspace, fold: int | str) -> tuple[tuple[Case, ...], Path]:
     """The cases that the training of a fold left out, and the manifest they come from.
 
     Raises:
@@ -96,17 +96,17 @@ def held_out_cases(folders: Folders, workspace: Workspace, fold: int) -> tuple[t
     """
     dataset, manifest = prepared_dataset(workspace)
     splits = json.loads((folders.preprocessed / dataset / "splits_final.json").read_text())
-    if not 0 <= fold < len(splits):
+    if not isinstance(fold, int) or not 0 <= fold < len(splits):
         raise ConfigurationError(f"fold {fold} does not exist; {dataset} has folds 0 to {len(splits) - 1}")
     cohort = cases.read(manifest)
     return tuple(cohort.case(name) for name in splits[fold]["val"]), manifest
 
 
-def input_cases(source: Path, channels: Sequence[str]) -> tuple[Case, ...]:
+def input_cases(source: Path) -> tuple[Case, ...]:
     """Cases of a cohort, or of a folder of images named as nnU-Net names them."""
     if source.is_file() or (source / cases.MANIFEST_NAME).exists():
         return cases.read(source).cases
-    return images_in(source, channels)
+    return images_in(source)
 
 
 def compare(workspace: Workspace, *, baseline: str, without: Collection[str] = ()) -> pd.DataFrame:
@@ -146,7 +146,7 @@ def check_prediction(manifests: Mapping[str, Mapping[str, Any]]) -> None:
     Raises:
         ParityError: names the difference.
     """
-    for key in ("mirroring", "step_size", "rule"):
+    for key in ("mirroring", "step_size", "rule", "resampling", "precision", "exact"):
         same_in_all(manifests, key)
 
 

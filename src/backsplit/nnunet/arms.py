@@ -120,6 +120,8 @@ class Start:
     """Folder of the model, for the record."""
     checkpoint: str
     """File of each fold; a fold starts from the one of the same fold, which has not seen its validation cases."""
+    is_trusted: bool = False
+    """Whether code that the checkpoint holds may run."""
 
 
 @dataclass(frozen=True, slots=True)

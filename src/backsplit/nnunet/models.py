@@ -43,6 +43,8 @@ LOOKED_UP = {
     **dict.fromkeys((f"resampling_fn_{what}" for what in ("data", "seg", "probabilities")), RESAMPLING),
 }
 """What nnU-Net looks up by name in plans, and which of its own names a model of volumes can have there."""
+NOT_STATED = "not stated"
+"""The licence of a model without one."""
 NEEDED = ("network_weights", "trainer_name", "init_args", "inference_allowed_mirroring_axes")
 """Of a checkpoint."""
 
@@ -50,6 +52,12 @@ NEEDED = ("network_weights", "trainer_name", "init_args", "inference_allowed_mir
 def channel_names(dataset: dict[str, Any]) -> tuple[str, ...]:
     """What each input of a model is, from nnU-Net's `dataset.json`; early ones call it `modality`."""
     return tuple((dataset.get("channel_names") or dataset["modality"]).values())
+
+
+def licence_of(model: Path) -> str:
+    """The licence beside a model, whole."""
+    texts = [path.read_text(encoding="utf-8", errors="replace").strip() for path in sorted(model.glob("LICENSE*"))]
+    return next((text for text in texts if text), NOT_STATED)
 
 
 def folds_of(model: Path, checkpoint: str) -> tuple[str, ...]:

@@ -1,10 +1,18 @@
-"""Where bfloat16 on a CPU computes wrong gradients."""
+"""Where bfloat16 on a CPU pays, and where it computes wrong gradients."""
 
 from itertools import accumulate
 from operator import floordiv
 
+import torch
+
 from backsplit.nnunet.networks import MONAI
 from backsplit.nnunet.topology import Configuration
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware; without it, autocast would only cost."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def is_safe_in_bfloat16_on_cpu(configuration: Configuration) -> bool:

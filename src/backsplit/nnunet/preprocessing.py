@@ -7,9 +7,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
 from jaxtyping import Float32
-from nnunetv2.preprocessing.resampling.default_resampling import ANISO_THRESHOLD, determine_do_sep_z_and_axis
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.preprocessing.resampling.default_resampling import (
+    ANISO_THRESHOLD,
+    compute_new_shape,
+    determine_do_sep_z_and_axis,
+)
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from scipy.ndimage import binary_fill_holes
 
 from backsplit.nnunet.resizing import resize_image, resize_labels
 
@@ -18,6 +25,7 @@ Resampling = Literal["fast", "stock"]
 Resampler = Callable[..., np.ndarray | torch.Tensor]
 """Called with an array `[channel, z, y, x]`, its new shape, old and new spacing."""
 Channels = Float32[np.ndarray, "channel z y x"]
+CroppedChannels = Float32[np.ndarray, "channel cropped_z cropped_y cropped_x"]
 
 REPRODUCED = "resample_data_or_seg_to_shape"
 """Name in the plans of the resampling that ours equals."""
@@ -32,6 +40,37 @@ def one_thread() -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def crop(images: Channels, properties: dict[str, Any], plans: PlansManager) -> CroppedChannels:
+    """Turn axes as the plans say, and leave out planes at the edges that are 0 in all channels; a view.
+
+    Args:
+        images: as nnU-Net's reader gives them.
+        properties: of the case; what undoes this is added.
+        plans: of the model.
+    """
+    turned = images.transpose(0, *(axis + 1 for axis in plans.transpose_forward))
+    properties["shape_before_cropping"] = turned.shape[1:]
+    properties["bbox_used_for_cropping"] = get_bbox_from_mask(np.asarray(turned.any(0)))
+    cropped = turned[:, *(slice(low, high) for low, high in properties["bbox_used_for_cropping"])]
+    properties["shape_after_cropping_and_before_resampling"] = cropped.shape[1:]
+    return cropped
+
+
+def normalise_and_resize(
+    cropped: CroppedChannels, properties: dict[str, Any], plans: PlansManager, configuration: ConfigurationManager
+) -> Channels:
+    """The rest of what nnU-Net's `run_case_npy` does to images that have no labels; `cropped` is overwritten."""
+    inside = np.zeros((1, *cropped.shape[1:]), np.int8)
+    if any(configuration.use_mask_for_norm):
+        inside[:, ~binary_fill_holes(cropped.any(0))] = -1
+    intensities = plans.foreground_intensity_properties_per_channel
+    normalised = DefaultPreprocessor(verbose=False)._normalize(cropped, inside, configuration, intensities)
+    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
+    wanted = [*spacing[: 3 - len(configuration.spacing)], *configuration.spacing]
+    new_shape = compute_new_shape(cropped.shape[1:], spacing, wanted)
+    return np.asarray(configuration.resampling_fn_data(normalised, new_shape, spacing, wanted))
 
 
 class ResizedBy(ConfigurationManager):
@@ -76,13 +115,13 @@ def _resampler(configuration: ConfigurationManager, resampling: Resampling, part
     if (
         resampling == "stock"
         or name != REPRODUCED
-        or not _is_reproduced(options, orders=(0, 1) if part == "seg" else range(6))
+        or not is_reproduced(options, orders=(0, 1) if part == "seg" else range(6))
     ):
         return configuration.resampling_fn_seg if part == "seg" else configuration.resampling_fn_data
     return partial(_resample, **options)
 
 
-def _is_reproduced(options: dict[str, Any], *, orders: Collection[int]) -> bool:
+def is_reproduced(options: dict[str, Any], *, orders: Collection[int]) -> bool:
     """Whether ours can do what the plans ask for."""
     is_known = options.keys() <= {"is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold"}
     return is_known and options.get("order") in orders and options.get("order_z", 0) == 0
@@ -105,12 +144,12 @@ def _resample(
     if list(data.shape[1:]) == shape:
         return data
     resize = resize_labels if is_seg else resize_image
-    sliced_axis = _sliced_axis(old_spacing, new_spacing, **slicing)
+    sliced_axis = sliced_axis_of(old_spacing, new_spacing, **slicing)
     resized = [resize(channel, shape, order=order, sliced_axis=sliced_axis) for channel in data]
     return resized[0][None] if len(resized) == 1 else np.stack(resized)
 
 
-def _sliced_axis(
+def sliced_axis_of(
     old_spacing: Sequence[float],
     new_spacing: Sequence[float],
     *,

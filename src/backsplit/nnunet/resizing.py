@@ -96,24 +96,29 @@ def _multiply(weights: Float64[np.ndarray, "new old"], volume: Tensor, axis: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Axis:
-    """From where along an axis each resized voxel gets its label."""
+class Axis:
+    """From where along an axis each resized voxel gets its value."""
 
     corners: Integer[np.ndarray, "corners new"]
     """Voxels before and after it, the outermost one twice beyond its centre; or the nearest one alone."""
     weights: Float64[np.ndarray, "corners new"]
     nearest: Integer[np.ndarray, " new"]
 
-    def part(self, rows: slice) -> "_Axis":
+    @property
+    def is_interpolated(self) -> bool:
+        """Whether values between two voxels are wanted."""
+        return len(self.corners) == 2
+
+    def part(self, rows: slice) -> "Axis":
         """The same for some of the resized voxels."""
-        return _Axis(self.corners[:, rows], self.weights[:, rows], self.nearest[rows])
+        return Axis(self.corners[:, rows], self.weights[:, rows], self.nearest[rows])
 
 
 class _Between(NamedTuple):
     """Resized voxels between voxels of several labels."""
 
     labels: LabelMap
-    axes: Sequence[_Axis]
+    axes: Sequence[Axis]
     where: Indices
     """Of the voxels, along each axis."""
 
@@ -157,7 +162,7 @@ def resize_labels(
         The labels' own type; equal to batchgenerators' in every voxel, ties included.
     """
     axes = [
-        _axis(old, new, order=0 if axis == sliced_axis else order)
+        axis_between(old, new, order=0 if axis == sliced_axis else order)
         for axis, (old, new) in enumerate(zip(labels.shape, shape, strict=True))
     ]
     labels, resized = np.ascontiguousarray(labels), np.empty(shape, labels.dtype)
@@ -168,14 +173,18 @@ def resize_labels(
     return resized
 
 
-def _axis(old: int, new: int, *, order: int) -> _Axis:
+def axis_between(old: int, new: int, *, order: int) -> Axis:
+    """How voxels along an axis become others of the same extent: by the nearest (order 0), or between two (order 1).
+
+    The weights are SciPy's bit by bit: the second is what the first leaves of 1.
+    """
     positions = _positions(old, new)
     nearest = _nearest(positions, old)
     if order == 0 or old == new:
-        return _Axis(nearest[None], np.ones((1, new)), nearest)
+        return Axis(nearest[None], np.ones((1, new)), nearest)
     before = np.floor(positions).astype(np.intp)
-    share = positions - before
-    return _Axis(np.clip([before, before + 1], 0, old - 1), np.stack([1 - share, share]), nearest)
+    first = 1 - (positions - before)
+    return Axis(np.clip([before, before + 1], 0, old - 1), np.stack([first, 1 - first]), nearest)
 
 
 def _positions(old: int, new: int) -> Float64[np.ndarray, " new"]:
@@ -187,7 +196,7 @@ def _nearest(positions: Float64[np.ndarray, " new"], old: int) -> Integer[np.nda
     return np.clip(np.floor(positions + 0.5).astype(np.intp), 0, old - 1)
 
 
-def _vote(labels: LabelMap, axes: Sequence[_Axis]) -> ResizedLabels:
+def _vote(labels: LabelMap, axes: Sequence[Axis]) -> ResizedLabels:
     """The winning label of each voxel that the axes span."""
     low, high = _extremes(labels, axes)
     where = np.flatnonzero(low != high)
@@ -196,7 +205,7 @@ def _vote(labels: LabelMap, axes: Sequence[_Axis]) -> ResizedLabels:
     return low
 
 
-def _extremes(labels: LabelMap, axes: Sequence[_Axis]) -> tuple[ResizedLabels, ResizedLabels]:
+def _extremes(labels: LabelMap, axes: Sequence[Axis]) -> tuple[ResizedLabels, ResizedLabels]:
     """Lowest and highest label of the corners of each voxel; beyond the outermost voxel, of that one and the next."""
     first, last = axes[0].corners[0, 0], axes[0].corners[-1, -1]
     low = high = labels[first : last + 1]

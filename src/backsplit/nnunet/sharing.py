@@ -23,17 +23,19 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from backsplit.errors import ModelError
-from backsplit.files import replacing, write_json
+from backsplit.files import replacing, write_json, write_text
 from backsplit.nnunet.archive import check_entries
 from backsplit.nnunet.arms import BLOCK
-from backsplit.nnunet.models import folds_of
+from backsplit.nnunet.models import NOT_STATED, OURS, folds_of, licence_of
 from backsplit.nnunet.networks import configuration_of_model
-from backsplit.nnunet.prediction import PredictionSettings, load_predictor
+from backsplit.nnunet.prediction import PredictionSettings, load_model
 from backsplit.nnunet.start import dataset_of, plans_of, read_checkpoint, without_wrappers
 from backsplit.nnunet.training import FINAL
 
 FORMAT = 1
 MANIFEST, PLANS, DATASET = "backsplit-model.json", "plans.json", "dataset.json"
+LICENCE = "LICENSE"
+"""Beside an imported model, where a licence was stated; it goes along when the model is exported again."""
 LARGEST_JSON_BYTES = 16 * 2**20
 DESCRIBED = (
     "channel_names",
@@ -59,7 +61,7 @@ class Fold:
 
 
 def export_model(
-    model: Path, file: Path, *, folds: Sequence[str] | None = None, checkpoint: str = FINAL, licence: str = "not stated"
+    model: Path, file: Path, *, folds: Sequence[str] | None = None, checkpoint: str = FINAL, licence: str | None = None
 ) -> None:
     """Write a model into one file, whole or not at all.
 
@@ -68,7 +70,7 @@ def export_model(
         file: zip to write.
         folds: which to put in; by default all that are trained.
         checkpoint: file of each fold.
-        licence: of the weights, in words.
+        licence: of the weights, in words; by default the one beside the model.
 
     Raises:
         ModelError: no such model or fold, or a checkpoint that is not safe to load.
@@ -83,7 +85,7 @@ def export_model(
         told[fold] = asdict(_fold(content, model))
     manifest = {
         "format": FORMAT,
-        "licence": licence,
+        "licence": licence or licence_of(model),
         "training": plans.get(BLOCK, {}),
         "versions": {name: version(name) for name in ("backsplit", "nnunetv2", "torch")},
         "folds": told,
@@ -92,7 +94,9 @@ def export_model(
     _write_zip({MANIFEST: _json(manifest), **members}, file)
 
 
-def export_stock(model: Path, file: Path, *, folds: Sequence[str] | None = None, checkpoint: str = FINAL) -> None:
+def export_stock(
+    model: Path, file: Path, *, folds: Sequence[str] | None = None, checkpoint: str = FINAL, licence: str | None = None
+) -> None:
     """Write the zip that `nnUNetv2_install_pretrained_model_from_zip` takes, for those without this package.
 
     Its checkpoints are pickles, as nnU-Net has them.
@@ -106,6 +110,8 @@ def export_stock(model: Path, file: Path, *, folds: Sequence[str] | None = None,
     configuration = _fold(next(iter(contents.values())), model).configuration
     top = f"{plans['dataset_name']}/{STOCK_FOLDER.format(configuration=configuration)}"
     members[f"{top}/{PLANS}"], members[f"{top}/{DATASET}"] = _json(plans), _json(_described(model))
+    if (told := licence or licence_of(model)) != NOT_STATED:
+        members[f"{top}/{LICENCE}"] = f"{told}\n".encode()
     for fold, content in contents.items():
         weights = _own_memory(content["network_weights"])
         members[f"{top}/fold_{fold}/{FINAL}"] = _checkpoint(weights, _fold(content, model))
@@ -136,12 +142,29 @@ def import_model(file: Path, folder: Path) -> Path:
     try:
         _unpack(file, scratch)
         settings = PredictionSettings()
-        load_predictor(scratch, folds_of(scratch, FINAL), settings, torch.device("cpu"))
+        load_model(scratch, folds_of(scratch, FINAL), settings, torch.device("cpu"))
         scratch.chmod(0o755)
         scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def how_to_use(model: Path) -> list[str]:
+    """Lines that say what an imported model is and how to predict with it, here and with nnU-Net alone."""
+    plans, folds = plans_of(model), folds_of(model, FINAL)
+    networks = [each.get("architecture", {}).get("network_class_name", "") for each in plans["configurations"].values()]
+    targets = "" if BLOCK in plans else " --targets CLASS"
+    lines = [
+        f"licence: {licence_of(model).splitlines()[0]}",
+        f"masks of the targets: backsplit predict {model} IMAGES MASKS --folds {' '.join(folds)}{targets}",
+    ]
+    if not any(name.startswith(OURS) for name in networks):
+        lines.append(
+            f"all classes, without this package: nnUNetv2_predict_from_modelfolder -m {model} -i IMAGES -o MASKS "
+            f"-f {' '.join(folds)}"
+        )
+    return lines
 
 
 def _unpack(file: Path, folder: Path) -> None:
@@ -153,6 +176,8 @@ def _unpack(file: Path, folder: Path) -> None:
             contents = {name: _member(opened, entries[name], told, file) for name, told in manifest["members"].items()}
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ModelError(f"{file} cannot be read ({error}); expected a file of `backsplit export`") from error
+    if manifest["licence"] != NOT_STATED:
+        write_text(f"{manifest['licence']}\n", folder / LICENCE)
     for name in (PLANS, DATASET):
         write_json(_parsed(contents[name], f"{file}: {name}"), folder / name)
     for fold, told in manifest["folds"].items():
@@ -179,8 +204,11 @@ def _manifest(opened: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], f
     if manifest.get("format") != FORMAT:
         raise ModelError(f"{file} has format {manifest.get('format')!r}, this BackSplit reads {FORMAT}; update it")
     folds, members = manifest.get("folds"), manifest.get("members")
-    if not isinstance(folds, dict) or not isinstance(members, dict) or not folds or not all(map(_is_fold, folds)):
-        raise ModelError(f"{file}: {MANIFEST} lists no folds and members as it should; export the model again")
+    is_whole = isinstance(folds, dict) and isinstance(members, dict) and isinstance(manifest.get("licence"), str)
+    if not is_whole or not folds or not all(map(_is_fold, folds)):
+        raise ModelError(
+            f"{file}: {MANIFEST} states no licence, folds and members as it should; export the model again"
+        )
     expected = {PLANS, DATASET, *(f"fold_{fold}.safetensors" for fold in folds)}
     if odd := sorted((set(members) ^ expected) | ((set(entries) - {MANIFEST}) ^ expected)):
         raise ModelError(

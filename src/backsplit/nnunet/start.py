@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,13 @@ def read_checkpoint(path: Path, *, allow_unsafe: bool = False) -> dict[str, Any]
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=not allow_unsafe)
-    except Exception as error:
+    except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path} is not a checkpoint of nnU-Net that is safe to load ({type(error).__name__})"
+            f"{path} is not a checkpoint of nnU-Net that is safe to load: it holds more than tensors and plain values, "
+            "which may run code; if you trust who made it, predict, finetune and annotate take it with --trust"
         ) from error
+    except Exception as error:
+        raise ModelError(f"{path} cannot be loaded ({type(error).__name__}); copy it again") from error
     if not isinstance(content, dict) or not isinstance(content.get("network_weights"), dict):
         raise ModelError(f"{path} has no network_weights; give a checkpoint of nnU-Net v2")
     return content
@@ -74,7 +78,7 @@ def load_start(settings: ArmSettings, network: nn.Module, fold_folder: Path) -> 
         return
     model = Path(settings.start.model)
     path = model / fold_folder.name / settings.start.checkpoint
-    trained = without_wrappers(read_checkpoint(path)["network_weights"])
+    trained = without_wrappers(read_checkpoint(path, allow_unsafe=settings.start.is_trusted)["network_weights"])
     network.load_state_dict(grow(trained, network.state_dict(), origin=path, rows=rows_of(settings, classes_of(model))))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     write_json({"checkpoint": str(path), "sha256": digest}, fold_folder / RECORD_NAME)
@@ -164,7 +168,7 @@ def check_start(settings: ArmSettings, shared: Plans, *, fold: int) -> None:
     if theirs is None:
         raise ModelError(f"{model} is not named as nnU-Net names model folders, trainer__plans__configuration")
     _check_preprocessing(_preprocessing(plans_of(model), theirs), shared)
-    read_checkpoint(model / f"fold_{fold}" / settings.start.checkpoint)
+    read_checkpoint(model / f"fold_{fold}" / settings.start.checkpoint, allow_unsafe=settings.start.is_trusted)
 
 
 def _check_preprocessing(start: dict[str, Any], shared: Plans) -> None:

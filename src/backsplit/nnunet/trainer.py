@@ -25,7 +25,7 @@ from backsplit.nnunet.annotation import Annotation, draw_annotation, record
 from backsplit.nnunet.arms import BLOCK, ArmSettings, Plans
 from backsplit.nnunet.history import Clock, History, HistoryRow
 from backsplit.nnunet.loader import ArmLoader, Batch, NumberedBatches, Stream, pipeline
-from backsplit.nnunet.precision import is_safe_in_bfloat16_on_cpu
+from backsplit.nnunet.precision import has_fast_bfloat16, is_safe_in_bfloat16_on_cpu
 from backsplit.nnunet.processes import rank_and_size, sum_over_processes
 from backsplit.nnunet.runrecord import write_run_record
 from backsplit.nnunet.topology import Configuration
@@ -417,9 +417,3 @@ class RunSettings(NamedTuple):
     """`auto`: autocast where the hardware has it; `float32`: none."""
     keep_every: int | None = None
     """Keep a checkpoint every so many epochs."""
-
-
-def has_fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware; without it, autocast would only cost."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -8,8 +8,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from backsplit.errors import ModelError, SourceError
 from backsplit.nnunet.start import read_checkpoint
 
@@ -110,12 +108,10 @@ def _checkpoint_path(folder: Path) -> Path:
 
 def _configuration_name(path: Path, *, trust: bool) -> str:
     """Name of the trained configuration, by a checkpoint that is read in the safe way unless it is trusted."""
-    if trust:
-        return torch.load(path, map_location="cpu", weights_only=False)["init_args"]["configuration"]
     try:
-        return read_checkpoint(path)["init_args"]["configuration"]
+        return read_checkpoint(path, allow_unsafe=trust)["init_args"]["configuration"]
     except ModelError as error:
-        raise SourceError(f"{error}; if you trust where these weights come from, add --trust") from error
+        raise SourceError(str(error)) from error
 
 
 def _patch_size(plans: dict[str, Any], name: str) -> list[int]:

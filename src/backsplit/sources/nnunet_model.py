@@ -17,8 +17,9 @@ import torch
 from backsplit.cases import Case
 from backsplit.errors import CohortError, ModelError
 from backsplit.nnunet.archive import PARTS, unpack
-from backsplit.nnunet.models import folds_of
-from backsplit.nnunet.prediction import PredictionSettings, load_predictor, predict_case
+from backsplit.nnunet.inference import LoadedModel, predict_case
+from backsplit.nnunet.models import folds_of, licence_of
+from backsplit.nnunet.prediction import PredictionSettings, load_model
 from backsplit.nnunet.start import classes_of
 from backsplit.sources.protocol import Masks
 from backsplit.sources.structures import choose_structures
@@ -78,15 +79,15 @@ class NnunetSource:
         """
         del scratch
         seen = self.inputs(case)
-        predicted = predict_case(self._predictor, replace(case, images=seen))
+        predicted = predict_case(self._loaded, replace(case, images=seen))
         values = [self.structures.index(name) + 1 if name in self.structures else 0 for name in self.classes]
         table = np.array(values, np.min_scalar_type(len(self.structures)))
         return Masks(Volume(table[predicted], read_grid(seen[0])))
 
     @cached_property
-    def _predictor(self) -> Any:  # noqa: ANN401  nnU-Net's own
+    def _loaded(self) -> LoadedModel:
         with _model_folder(self.model) as folder:
-            return load_predictor(
+            return load_model(
                 folder, self.folds, self.settings, torch.device(self.device), allow_unsafe=self.is_trusted
             )
 
@@ -129,11 +130,11 @@ def open_nnunet(  # noqa: PLR0913  one per option of the command
         chosen = choose_structures(classes[1:], structures, force=force)
         used = folds_of(folder, checkpoint) if folds is None else tuple(map(str, folds))
         with redirect_stdout(StringIO()):
-            load_predictor(folder, used, settings, torch.device("cpu"), allow_unsafe=trust)
+            load_model(folder, used, settings, torch.device("cpu"), allow_unsafe=trust)
         files = [*PARTS, *(f"fold_{fold}/{checkpoint}" for fold in used)]
         record = {
             "weights": {name: _sha256(folder / name) for name in files},
-            "licence": _licence(folder),
+            "licence": licence_of(folder).splitlines()[0].strip(),
         }
     return NnunetSource(model.resolve(), chosen, classes, used, settings, device, channel, trust, record)
 
@@ -148,14 +149,6 @@ def _model_folder(model: Path) -> Generator[Path]:
             yield unpack(model, Path(folder))
     else:
         raise ModelError(f"no model {model}; give nnU-Net's model folder (with plans.json and fold_*), or a zip of it")
-
-
-def _licence(folder: Path) -> str:
-    """First line of the licence beside a model."""
-    for path in sorted(folder.glob("LICENSE*")):
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((line.strip() for line in lines if line.strip()), "not stated")
-    return "not stated"
 
 
 def _sha256(path: Path) -> str:
