@@ -62,6 +62,11 @@ def build(architecture: Mapping[str, Any], num_inputs: int, num_classes: int) ->
     return PlainConvUNet(input_channels=num_inputs, num_classes=num_classes, deep_supervision=False, **kwargs)
 
 
+def build_tiny(*, num_inputs: int, num_classes: int) -> PlainConvUNet:
+    """The network that `write_model` writes."""
+    return build(_architecture(FEATURES), num_inputs, num_classes)
+
+
 def _architecture(features: Sequence[int]) -> dict[str, Any]:
     stages = len(features)
     return {
