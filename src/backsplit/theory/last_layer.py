@@ -50,6 +50,11 @@ class Voxels:
         """K."""
         return self.probabilities.shape[0]
 
+    @property
+    def counts(self) -> Float[Tensor, " voxels"]:
+        """How many voxels each stands for."""
+        return torch.ones_like(self.probabilities[0]) if self.weights is None else self.weights
+
     def where(self, chosen: Tensor) -> "Voxels":
         """Some of the voxels, by index or mask."""
         weights = None if self.weights is None else self.weights[chosen]
