@@ -3,9 +3,10 @@
 Run:  OMP_NUM_THREADS=1 python benchmarks/selection_study.py STUDIES docs/selection.md
       OMP_NUM_THREADS=1 python benchmarks/selection_study.py STUDIES --seed 0     (one seed alone)
 
-For each seed the binary arm and eight arms with a single auxiliary are trained from scratch, as the demo trains. Scores
-are made from the labels of the training cohort, and from the false positives of the binary arm on the cases that its
-fold left out; gains are measured on other cases. What is finished in STUDIES is not done again.
+For each seed the binary arm, eight arms with a single auxiliary and one with all auxiliaries of the phantom are
+trained from scratch, as the demo trains. Scores are made from the labels of the training cohort, from the false
+positives of the binary arm on the cases that its fold left out, and from what labels tell the arm with all auxiliaries;
+gains are measured on other cases. What is finished in STUDIES is not done again.
 """
 
 import sys
@@ -14,18 +15,28 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from phantom_study import markdown, predict, score_trainings, train_typed, training_data
 from scipy import stats
 
 from backsplit import cases
+from backsplit.cli.demo import STEP_SIZE
+from backsplit.experiments.information import look_at_cohort, turns
 from backsplit.experiments.paths import Workspace
 from backsplit.experiments.selecting import rank_auxiliaries
-from backsplit.experiments.study import held_out_cases, nnunet_folders
+from backsplit.experiments.study import held_out_cases, nnunet_folders, prepared_dataset
 from backsplit.files import write_text
+from backsplit.nnunet.features import load_network
+from backsplit.nnunet.training import FINAL, find_model
+from backsplit.selection import Turn
+from backsplit.theory.variance import RIDGE
 
 SEEDS, ITERATIONS = (0, 1, 2), 500
 CANDIDATES = ("kidney", "bowel", "stomach", "gallbladder", "liver", "spleen", "bone", "muscle")
-SCORES = ("score", "contact", "containment", "false_positives")
+HEURISTICS = ("score", "contact", "containment", "false_positives")
+SCORES = (*HEURISTICS, "drop_alone", "drop", "score_with_model")
+FINE = "fine"
+"""Arm with all auxiliaries."""
 NUM_RESAMPLES = 2000
 
 
@@ -34,7 +45,7 @@ def run(root: Path, seed: int) -> None:
     workspace, _ = training_data(root, seed)
     arms = [("binary", train_typed("binary", ITERATIONS))]
     arms += [(f"only-{name}", [*train_typed("subset", ITERATIONS), "--auxiliaries", name]) for name in CANDIDATES]
-    score_trainings(workspace, arms, root, seed)
+    score_trainings(workspace, [*arms, (FINE, train_typed("backsplit", ITERATIONS))], root, seed)
 
 
 def held_out_masks(workspace: Workspace, composed: Path) -> dict[str, Path]:
@@ -44,6 +55,15 @@ def held_out_masks(workspace: Workspace, composed: Path) -> dict[str, Path]:
     cases.write(replace(cases.read(composed), cases=left_out), folder)
     predict(workspace.root, "binary", folder, output)
     return {case.name: output / f"{case.name}.nii.gz" for case in left_out}
+
+
+def drops(workspace: Workspace, cohort: cases.Cohort) -> dict[str, Turn]:
+    """What labels of each class take off the variance of the target of the arm with all auxiliaries."""
+    dataset, _ = prepared_dataset(workspace)
+    model = find_model(nnunet_folders(workspace), dataset, FINE)
+    trained = load_network(model, 0, checkpoint=FINAL, device=torch.device("cpu"))
+    looked = look_at_cohort(trained, cohort, workspace.information_of(FINE), step_size=STEP_SIZE)
+    return turns(looked, trained, ridge_share=RIDGE)
 
 
 def gains(root: Path) -> np.ndarray:
@@ -61,8 +81,10 @@ def rankings(root: Path) -> pd.DataFrame:
     tables = []
     for seed in SEEDS:
         workspace, composed = training_data(root, seed)
-        masks = held_out_masks(workspace, composed)
-        tables.append(rank_auxiliaries(cases.read(composed), masks).set_index("class")[list(SCORES)])
+        cohort, masks = cases.read(composed), held_out_masks(workspace, composed)
+        heuristics = rank_auxiliaries(cohort, masks).set_index("class")[list(HEURISTICS)]
+        told = rank_auxiliaries(cohort, masks, drops(workspace, cohort)).set_index("class")
+        tables.append(heuristics.join(told[["drop_alone", "drop"]]).assign(score_with_model=told["score"]))
     return sum(tables[1:], tables[0]).loc[list(CANDIDATES)] / len(SEEDS)
 
 

@@ -98,5 +98,8 @@ class Fisher:
 def _single(classes: "pd.DataFrame") -> "pd.DataFrame":
     """What fits a terminal: classes alone, image beside border."""
     alone = classes[classes["other"] == ""]
-    sides = [alone[alone["region"] == region].set_index("class")[["fine", "lost"]] for region in ("image", "border")]
-    return sides[0].join(sides[1], lsuffix="_image", rsuffix="_border").reset_index()
+    sides = [
+        alone[alone["region"] == region].set_index("class")[["fine", "lost"]].add_suffix(f"_{region}")
+        for region in ("image", "border")
+    ]
+    return sides[0].join(sides[1]).reset_index()

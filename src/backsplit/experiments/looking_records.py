@@ -41,7 +41,7 @@ def read_record(path: Path, stamp: str) -> Looked | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
             if str(content["stamp"]) != stamp:
                 return None
             return Looked(

@@ -163,13 +163,8 @@ def tiles(trained: TrainedNetwork, volume: Float[Tensor, "channel z y x"], *, st
     Raises:
         ModelError: the network puts out numbers that are not finite.
     """
-    patch = trained.patch_size
-    padded, before = _padded(volume, patch)
-    places = [
-        _places(edge, old, first, length, step_size)
-        for edge, old, first, length in zip(patch, padded.shape[1:], before, volume.shape[1:], strict=True)
-    ]
-    waiting = [tuple(zip(*each, strict=True)) for each in product(*places)]
+    padded, before = _padded(volume, trained.patch_size)
+    waiting = places(trained.patch_size, volume.shape[1:], step_size=step_size)
     for number in range(0, len(waiting), TILES_AT_ONCE):
         now = waiting[number : number + TILES_AT_ONCE]
         inputs = torch.stack([padded[:, *taken] for taken, _ in now]).to(trained.device)
@@ -187,12 +182,27 @@ def _padded(volume: Tensor, patch: Sequence[int]) -> tuple[Tensor, list[int]]:
     return nn.functional.pad(volume, [number for pair in reversed(margins) for number in pair]), before
 
 
-def _places(patch: int, padded: int, first: int, length: int, step_size: float) -> list[tuple[slice, slice]]:
-    """Along one axis: what each tile covers, and what it owns, in the padded volume."""
-    (starts,) = compute_steps_for_sliding_window((padded,), (patch,), step_size)
-    middles = [(one + other + patch) // 2 for one, other in pairwise(starts)]
-    edges = [first, *middles, first + length]
-    return [(slice(start, start + patch), slice(*owned)) for start, owned in zip(starts, pairwise(edges), strict=True)]
+def places(patch_size: Sequence[int], shape: Sequence[int], *, step_size: float) -> list[tuple[Box, Box]]:
+    """What each tile covers, and the part of it that is closer to its centre than to that of any other tile.
+
+    Args:
+        patch_size: edges of a tile.
+        shape: of the volume.
+        step_size: as for `tiles`.
+
+    Returns:
+        Boxes in the padded volume; the second ones part the volume without its padding.
+    """
+    along = []
+    for patch, length in zip(patch_size, shape, strict=True):
+        (starts,) = compute_steps_for_sliding_window((max(patch, length),), (patch,), step_size)
+        first = max(0, patch - length) // 2
+        edges = [first, *((one + other + patch) // 2 for one, other in pairwise(starts)), first + length]
+        owned = [slice(*ends) for ends in pairwise(edges)]
+        along.append(
+            [(slice(at, at + patch), own) for at, own in zip(starts, owned, strict=True) if own.start < own.stop]
+        )
+    return [((a, b, c), (d, e, f)) for (a, d), (b, e), (c, f) in product(*along)]
 
 
 def _tile(seen: Voxels, index: int, num: int, taken: Box, owned: Box, before: Sequence[int]) -> Tile:
