@@ -1,5 +1,6 @@
 """What the last layer of a trained arm takes and puts out over whole cases, one tile after another."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -20,6 +21,7 @@ from backsplit.cases import Case
 from backsplit.errors import BackSplitError, CohortError, GeometryError, LabelError, ModelError
 from backsplit.labels import LabelScheme
 from backsplit.nnunet.arms import BLOCK, ArmSettings
+from backsplit.nnunet.folders import output_to
 from backsplit.nnunet.models import channel_names, initialize
 from backsplit.nnunet.prediction import read_plans
 from backsplit.nnunet.preprocessing import ResizedBy
@@ -93,10 +95,9 @@ def load_network(model: Path, fold: int, *, checkpoint: str, device: torch.devic
             f"{arm.name} was trained without auxiliary classes, so merging them loses nothing; give an arm such as "
             "backsplit"
         )
-    predictor: Any = nnUNetPredictor(
-        device=device, perform_everything_on_device=device.type == "cuda", allow_tqdm=False
-    )
-    initialize(predictor, model, [fold], checkpoint=checkpoint)
+    with output_to(Path(os.devnull)):
+        predictor: Any = nnUNetPredictor(device=device, allow_tqdm=False)
+        initialize(predictor, model, [fold], checkpoint=checkpoint)
     network: nn.Module = predictor.network.to(device).eval()
     plans, configuration, dataset = predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
     example = torch.zeros((1, len(channel_names(dataset)), *configuration.patch_size), device=device)
