@@ -10,20 +10,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from backsplit import cases
 from backsplit.cli import main
 from backsplit.experiments.looking import border_of
 from backsplit.experiments.paths import Workspace
 from backsplit.labels import identity, to_target
-from backsplit.nnunet.features import load_network, places, tiles
+from backsplit.nnunet.features import load_network, on_image, places, read_labelled, tiles
 from backsplit.nnunet.training import FINAL
 from backsplit.report.likelihoods import falls
 from backsplit.selection import forward_greedy
 from backsplit.theory import information as information_of_logits
 from backsplit.theory.last_layer import Voxels, within_block
 from backsplit.theory.sampling import thinned
-from backsplit.volume import Volume, read_grid, read_volume, write_volume
+from backsplit.volume import Grid, Volume, read_grid, read_volume, write_volume
 from studies import AUXILIARIES, compose_phantom, prepare, run, train
 from test_labels import seeds
 
@@ -73,6 +74,32 @@ def test_a_tile_holds_what_the_network_says_there(study, shape):
         torch.testing.assert_close(tile.voxels.probabilities, expected.flatten(1), atol=1e-5, rtol=1e-4)
 
 
+def test_a_map_lies_where_the_image_lies(study, tmp_path):
+    """The image itself, cropped, resampled and normalised, is brought back to where it was; 0 where it was cropped."""
+    case = cases.read(study[0]).cases[0]
+    spacing, place = (5.0, 4.0, 7.5), (slice(3, 35), slice(2, 34), slice(7, 39))
+    grid = Grid((40, 36, 44), spacing, (1.0, -2.0, 3.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    written = {}
+    for name, path in (("image", case.images[0]), ("labels", case.labels)):
+        inner = read_volume(path).voxels
+        voxels = np.zeros(grid.shape, inner.dtype)
+        voxels[place] = inner
+        written[name] = tmp_path / f"{name}.nii.gz"
+        write_volume(Volume(voxels, grid), written[name])
+    (model,) = (study[1] / "results").glob("*/*__backsplit__*")
+    trained = load_network(model, 0, checkpoint=FINAL, device=torch.device("cpu"))
+    moved = replace(case, images=(written["image"],), labels=written["labels"])
+    seen = read_labelled(trained, moved, ignore=None)
+    assert seen.volume.shape[1:] != (32, 32, 32)
+    shown = on_image(trained, seen.volume[0].numpy(), seen)
+    assert shown.grid.difference(grid) is None
+    outside = np.ones(grid.shape, bool)
+    outside[place] = False
+    assert (shown.voxels[outside] == 0).all()
+    image = read_volume(written["image"]).voxels[place].ravel()
+    assert stats.spearmanr(shown.voxels[place].ravel(), image).statistic > 0.9
+
+
 def test_the_border_has_two_sides():
     labels = np.zeros((7, 5, 5), int)
     labels[2:5, 1:4, 1:4] = 1
@@ -101,6 +128,7 @@ def test_a_sample_stands_for_all_voxels():
     np.testing.assert_allclose(within_block(thinned(voxels, 60, generator), (0, 1, 2)), truth, atol=1e-12)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(0.1, 1), min_size=1, max_size=6))
 def test_greedy_takes_the_best_next_class(factors):
     names = [str(number) for number in range(len(factors))]
