@@ -156,6 +156,9 @@ The target in {rare:.1%} of the samples:
 With few samples, and the more so where the target is rare (supplement A.6), errors are far from what the corollary
 predicts, and where coarse labels have a maximum at all is a matter of luck. A mean over the samples that have one
 flatters: compare rows with few of the others.
+
+What labels tell a trained network, and which variance that leaves the target: [information.md](information.md). What
+computing it costs: [cost.md](cost.md).
 """
 
 

@@ -69,6 +69,11 @@ def plans_of(*, spacing: Sequence[float], transpose: Sequence[int] = (0, 1, 2)) 
     return {**plans, "transpose_forward": list(transpose), "transpose_backward": backward}
 
 
+def build_tiny(*, num_inputs: int, num_classes: int) -> PlainConvUNet:
+    """The network that `write_model` writes."""
+    return build(_architecture(FEATURES), num_inputs, num_classes)
+
+
 def _architecture(features: Sequence[int]) -> dict[str, Any]:
     stages = len(features)
     return {

@@ -3,13 +3,17 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
 
-from backsplit.cli.arguments import DEFAULT_WORKSPACE, folders_of, say
+from backsplit.cli.arguments import DEFAULT_WORKSPACE, Device, device_of, folders_of, say
 from backsplit.experiments.paths import Workspace
+
+if TYPE_CHECKING:
+    from backsplit.cases import Cohort
+    from backsplit.selection import Turn
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,16 @@ class Compose:
 
 @dataclass(frozen=True)
 class Select:
-    """Rank auxiliary classes by what surrounds and holds the lesions, and where a binary model's false positives lie.
+    """Rank auxiliary classes by what surrounds and holds the lesions, and what binary and fine models say of them.
 
-    Works on labels alone; with --baseline it also weighs false positives. Every class gets its reason.
+    Works on labels alone; with --baseline it also weighs where a binary model's false positives lie, with --model how
+    much labels of a class lower the variance of a fine model's target. Every class gets its reason.
 
     Example: backsplit select
 
     Example: backsplit select --baseline binary && backsplit train --arm subset --selection SELECTION
+
+    Example: backsplit select --model backsplit
     """
 
     cohort: Annotated[Path | None, tyro.conf.Positional] = None
@@ -65,6 +72,16 @@ class Select:
     baseline: str | None = None
     """Arm of the workspace whose false positives count, or a folder that `predict` wrote; it must not have been trained
     on the cases that it predicted."""
+    model: str | None = None
+    """Arm of the workspace that was trained with the candidates as auxiliaries, or its model folder."""
+    fold: int = 0
+    """Whose weights of --model."""
+    ridge: float = 1e-3
+    """See `backsplit fisher`."""
+    step_size: float = 0.5
+    """Distance between tiles of --model, as a share of the patch."""
+    device: Device = "auto"
+    """Where --model runs."""
     workspace: Path = DEFAULT_WORKSPACE
     """Folder of the study; selection/selection.csv and selection.json go there."""
 
@@ -81,11 +98,25 @@ class Select:
         if self.baseline is not None:
             folder = workspace.predictions_of(self.baseline)
             masks = baseline_masks(folder if folder.is_dir() else Path(self.baseline), manifest)
-        table = rank_auxiliaries(cases.read(manifest), masks)
+        cohort = cases.read(manifest)
+        table = rank_auxiliaries(cohort, masks, None if self.model is None else self.turns(cohort))
         write_table(table, workspace.selection_table)
         say(format_table(table))
         chosen = write_choice(table, workspace.selection)
         say(f"recommended: {', '.join(chosen)}; backsplit train --arm subset --selection {workspace.selection}")
+
+    def turns(self, cohort: "Cohort") -> "dict[str, Turn]":
+        """What labels of each auxiliary tell the model about the target."""
+        from backsplit.experiments.information import look_at_cohort, turns
+        from backsplit.experiments.study import model_of
+        from backsplit.nnunet.features import load_network
+
+        workspace = Workspace(self.workspace)
+        model = model_of(folders_of(self.workspace), workspace, str(self.model))
+        trained = load_network(model, self.fold, checkpoint="checkpoint_final.pth", device=device_of(self.device))
+        folder = workspace.information_of(trained.arm.name)
+        looked = look_at_cohort(trained, cohort, folder, step_size=self.step_size)
+        return turns(looked, trained, ridge_share=self.ridge)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from backsplit.cli.data import Compose, Prepare, Select
 from backsplit.cli.demo import Demo
 from backsplit.cli.doctor import Doctor
 from backsplit.cli.grid import Reproduce, Run
+from backsplit.cli.information import Fisher
 from backsplit.cli.masks import Annotate, command_of
 from backsplit.cli.models import Export, Import, Predict
 from backsplit.cli.results import Compare, Evaluate, Report
@@ -25,7 +26,7 @@ from backsplit.errors import BackSplitError, RecipeError
 DESCRIPTION = (
     "Lesion segmentation that trains with the background split into anatomy, and predicts the lesion alone.\n\n"
     "The usual order: convert, annotate, compose, prepare, train (once per arm), predict, evaluate, compare, report;\n"
-    "select says which auxiliary classes are worth it.\n"
+    "select says which auxiliary classes are worth it, fisher what labels of them tell.\n"
     "`backsplit demo` walks through it on a made-up data set in minutes; `backsplit COMMAND --help` has examples."
 )
 COMMANDS = (
@@ -40,6 +41,7 @@ COMMANDS = (
     Predict,
     Evaluate,
     Compare,
+    Fisher,
     Report,
     Run,
     Reproduce,

@@ -104,6 +104,10 @@ class Workspace:
         """The auxiliary classes that `backsplit select` recommends."""
         return self.root / "selection" / "selection.json"
 
+    def information_of(self, arm: str) -> Path:
+        """What labels tell about one arm: tables, figure, and a map and a record per case."""
+        return self.root / "information" / arm
+
     @property
     def stock(self) -> "Workspace":
         """What the first rung of the attribution ladder trains on: the binary task, planned by nnU-Net alone."""

@@ -13,16 +13,19 @@ from backsplit.labels import clear_ignored
 from backsplit.nnunet.dataset import scheme_of
 from backsplit.nnunet.prediction import read_predictions
 from backsplit.progress import track
-from backsplit.selection import Evidence, gather, rank
+from backsplit.selection import Evidence, Turn, gather, rank
 from backsplit.volume import Volume, read_labels
 
 
-def rank_auxiliaries(cohort: Cohort, baseline: Mapping[str, Path]) -> pd.DataFrame:
+def rank_auxiliaries(
+    cohort: Cohort, baseline: Mapping[str, Path], turns: Mapping[str, Turn] | None = None
+) -> pd.DataFrame:
     """See `selection.rank`.
 
     Args:
         cohort: composed, with all candidates as auxiliaries.
         baseline: mask of a binary baseline, by case; cases without one say nothing about false positives.
+        turns: by class, from a fine model; see `experiments.information.turns`.
 
     Raises:
         CohortError: the cohort is not composed, a case has no labels, or no case has a lesion.
@@ -31,7 +34,7 @@ def rank_auxiliaries(cohort: Cohort, baseline: Mapping[str, Path]) -> pd.DataFra
     scheme = scheme_of(cohort)
     if not scheme.auxiliaries:
         raise CohortError(f"{cohort.name}: no auxiliary to choose from; name candidates with `compose --auxiliaries`")
-    return rank([_evidence(case, cohort, baseline) for case in track(cohort.cases, "looked at")], scheme)
+    return rank([_evidence(case, cohort, baseline) for case in track(cohort.cases, "looked at")], scheme, turns)
 
 
 def _evidence(case: Case, cohort: Cohort, baseline: Mapping[str, Path]) -> Evidence:
@@ -79,7 +82,8 @@ def write_choice(table: pd.DataFrame, path: Path) -> list[str]:
     chosen = table.loc[table["recommended"], "class"].tolist()
     if not chosen:
         raise CohortError(
-            "no auxiliary lies near the lesions or collects false positives; train with all, or bring other classes"
+            "no auxiliary lies near the lesions, collects false positives or tells much about the target; train with "
+            "all, or bring other classes"
         )
     write_json({"auxiliaries": chosen, "reasons": dict(zip(table["class"], table["reason"], strict=True))}, path)
     return chosen

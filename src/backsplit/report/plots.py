@@ -40,14 +40,24 @@ def write_plots(scores: pd.DataFrame, lesions: pd.DataFrame, baseline: str, fold
     styles = arm_styles([baseline, *sorted(set(scores["arm"]) - {baseline})])
     written = []
     for name, draw in _plots(scores, lesions, baseline, styles):
-        with mpl.rc_context(SETTINGS):
-            figure = Figure(figsize=SIZE_INCHES, layout="constrained")
-            draw(figure.add_subplot())
-            for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-                path = folder / f"{name}.{ending}"
-                with replacing(path) as temporary:
-                    figure.savefig(temporary, dpi=DPI, metadata=metadata)
-                written.append(path)
+        written += write_figure(draw, folder / name)
+    return written
+
+
+def write_figure(draw: Callable[[Axes], None], path: Path) -> list[Path]:
+    """Draw one figure and write it as PNG and SVG; the same drawing gives the same bytes.
+
+    Args:
+        draw: draws into the axes it is given.
+        path: file without its ending.
+    """
+    written = [path.with_name(f"{path.name}.{ending}") for ending in ("png", "svg")]
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        draw(figure.add_subplot())
+        for file, metadata in zip(written, ({"Software": None}, {"Date": None, "Creator": None}), strict=True):
+            with replacing(file) as temporary:
+                figure.savefig(temporary, dpi=DPI, metadata=metadata)
     return written
 
 

@@ -1,10 +1,10 @@
-"""Which auxiliary classes are worth labelling: three shares per class, a rank, and the reason in words.
+"""Which auxiliary classes are worth labelling: up to four shares per class, a rank, and the reason in words.
 
 Source:
     The heuristics of Saluja et al., arXiv 2511.19394, supplement B, as measured shares.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,14 +12,16 @@ import pandas as pd
 
 from backsplit.errors import CohortError, GeometryError
 from backsplit.labels import LabelScheme, count_labels
+from backsplit.selection.greedy import Turn
 from backsplit.selection.surroundings import Surroundings, surroundings
 from backsplit.volume import Volume
 
 LEAST_SCORE = 0.05
-"""A class is recommended from this share on: of the lesions' surface, of their volume, or of the false positives."""
+"""A class is recommended from this share on: of the lesions' surface, of their volume, of the false
+positives, or of the target's variance.""" ""
 COLUMNS = (
-    *("rank", "class", "score", "contact", "containment", "false_positives", "volume", "num_cases", "num_lesions"),
-    *("recommended", "reason"),
+    *("rank", "class", "score", "contact", "containment", "false_positives", "volume", "drop", "drop_alone", "turn"),
+    *("num_cases", "num_lesions", "recommended", "reason"),
 )
 
 
@@ -68,29 +70,38 @@ def gather(
     return Evidence(known, lesions, voxels * labels.grid.voxel_ml, wrong)
 
 
-def rank(evidence: Sequence[Evidence], scheme: LabelScheme) -> pd.DataFrame:
+def rank(evidence: Sequence[Evidence], scheme: LabelScheme, turns: Mapping[str, Turn] | None = None) -> pd.DataFrame:
     """Rank the auxiliary classes of a scheme, best first.
 
-    The score of a class is the largest of three shares, so that one good reason is enough: `contact`, the mean over
+    The score of a class is the largest of four shares, so that one good reason is enough: `contact`, the mean over
     lesions of the share of their surface area that faces the class; `containment`, the mean share of a lesion inside
     the class once its holes are filled; `false_positives`, the share of a binary baseline's false positives inside the
     class, which counts where it is above `volume`, the class's share of all that is no target: a large class collects
-    false positives by its size alone.
+    false positives by its size alone; `drop`, the share of the target's variance that the class takes off at its
+    `turn` of a walk that takes up the most useful class first, `drop_alone` what it takes off as the only one.
+
+    Args:
+        evidence: of the cases.
+        scheme: its classes.
+        turns: by class, from a model that tells the classes apart; see `forward_greedy`.
 
     Returns:
-        One row per auxiliary, with `COLUMNS`; `false_positives` is NaN without a baseline.
+        One row per auxiliary, with `COLUMNS`; `false_positives` is NaN without a baseline, `drop`, `drop_alone` and
+        `turn` without a model, or where the model does not tell the class apart.
 
     Raises:
         CohortError: no case has a lesion.
     """
     if not sum(len(each.voxels) for one in evidence for each in one.lesions):
         raise CohortError("no case has a voxel of a target, so nothing lies around lesions; check the label maps")
-    rows = [_row(evidence, scheme, name) for name in scheme.auxiliaries]
+    rows = [_row(evidence, scheme, name, (turns or {}).get(name)) for name in scheme.auxiliaries]
     table = pd.DataFrame(rows).sort_values(["score", "contact"], ascending=False, kind="stable")
     return table.assign(rank=range(1, len(table) + 1))[list(COLUMNS)].reset_index(drop=True)
 
 
-def _row(evidence: Sequence[Evidence], scheme: LabelScheme, name: str) -> dict[str, float | int | str | bool]:
+def _row(
+    evidence: Sequence[Evidence], scheme: LabelScheme, name: str, turn: Turn | None
+) -> dict[str, float | int | str | bool]:
     value = scheme.index(name)
     known = [each for each in evidence if name in each.annotated]
     lesions = [each for one in known for each in one.lesions if len(each.voxels)]
@@ -104,6 +115,8 @@ def _row(evidence: Sequence[Evidence], scheme: LabelScheme, name: str) -> dict[s
             false_positives if false_positives > volume else 0.0
         ),
     }
+    if turn is not None:
+        reasons[f"takes {turn.drop:.0%} off the target's variance, at turn {turn.number}"] = turn.drop
     best = max(reasons, key=lambda reason: reasons[reason])
     return {
         "class": name,
@@ -112,11 +125,19 @@ def _row(evidence: Sequence[Evidence], scheme: LabelScheme, name: str) -> dict[s
         "containment": containment,
         "false_positives": false_positives,
         "volume": volume,
+        "drop": np.nan if turn is None else turn.drop,
+        "drop_alone": np.nan if turn is None else turn.drop_alone,
+        "turn": np.nan if turn is None else turn.number,
         "num_cases": len(known),
         "num_lesions": sum(len(each.voxels) for each in lesions),
         "recommended": reasons[best] >= LEAST_SCORE,
-        "reason": best if reasons[best] >= LEAST_SCORE else "far from the lesions, and few false positives",
+        "reason": best if reasons[best] >= LEAST_SCORE else _nothing(turn),
     }
+
+
+def _nothing(turn: Turn | None) -> str:
+    told = "far from the lesions, and few false positives"
+    return told if turn is None else f"{told}; {turn.drop:.1%} off the target's variance"
 
 
 def _mean(shares: Sequence[np.ndarray]) -> float:
