@@ -39,7 +39,8 @@ class Fisher:
     checkpoint: str = "checkpoint_final.pth"
     """File of the fold."""
     step_size: float = 0.5
-    """Distance between tiles as a share of the patch; 1 takes about an eighth of the time, and voxels see less around them."""
+    """Distance between tiles as a share of the patch; 1 takes about an eighth of the time, with less around
+    each voxel."""
     ridge: float = 1e-3
     """Added to the information before it is inverted, as a share of its mean eigenvalue; the same for all labels."""
     probes: int = 0
