@@ -132,8 +132,9 @@ the walk of `backsplit select --model`:
 
 {ridges}
 
-That walk uses at most 4096 voxels of a case, drawn by their information and weighted; the variance ratio of fine to
-binary labels from them is within {error:.1%} of the exact one in all seeds.
+Which class comes first depends more on the seed than on the ridge. The walk uses at most 4096 voxels of a case, drawn
+by their information and weighted; the variance ratio of fine to binary labels from them is
+within {error:.1%} of the exact one in all seeds.
 
 About all parameters, seed {first}, patches around cysts of 8 cases, 16 random directions; standard errors in brackets
 are about the directions. The last column is exact, along the direction that moves the cyst's posterior most:
@@ -143,7 +144,8 @@ are about the directions. The last column is exact, along the direction that mov
 ![Level sets](likelihoods.png)
 
 The level sets of the expected log-likelihood as the logits of the cyst and of the class that binary labels lose most
-about move, at the same levels: where binary labels see a valley, fine ones see a bowl."""
+about move, at the same levels: where binary labels see a valley, fine ones see a bowl.
+"""
 
 
 def write(root: Path, path: Path, figure: Path) -> None:

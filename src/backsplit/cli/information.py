@@ -39,7 +39,8 @@ class Fisher:
     checkpoint: str = "checkpoint_final.pth"
     """File of the fold."""
     step_size: float = 0.5
-    """Distance between tiles as a share of the patch; 1 takes an eighth of the time, and tiles see less around them."""
+    """Distance between tiles as a share of the patch; 1 takes about an eighth of the time, with less around
+    each voxel."""
     ridge: float = 1e-3
     """Added to the information before it is inverted, as a share of its mean eigenvalue; the same for all labels."""
     probes: int = 0
@@ -70,11 +71,14 @@ class Fisher:
         labels = by_coarsening(looked, trained.scheme, ridge_share=self.ridge)
         write_table(classes, folder / "classes.csv")
         write_table(labels, folder / "labels.csv")
+        say("Information of fine labels about the logits, and what binary ones lose of it, per 1000 voxels:")
         say(format_table(_single(classes)))
+        say("Shares of information that other labels lose, and variance of the target's posterior at its border:")
         say(format_table(labels.drop(columns=["ridge", "num_voxels", "num_border"])))
         if self.probes:
             table = of_all_parameters(trained, cohort, num_probes=self.probes)
             write_table(table, folder / "all-parameters.csv")
+            say("Information about all parameters, per voxel:")
             say(format_table(table))
         self.draw(looked, trained.scheme, classes, folder)
         say(f"{folder}")

@@ -41,7 +41,7 @@ def of_all_parameters(trained: TrainedNetwork, cohort: Cohort, *, num_probes: in
     for patch, border in track(found, "differentiated"):
         gradient = target_direction(trained.network, patch, 1, border)
         total = {name: value + total.get(name, 0) for name, value in gradient.items()}
-    length = math.sqrt(sum(float((value.double() ** 2).sum()) for value in total.values()))
+    length = math.sqrt(sum(float((value.cpu().double() ** 2).sum()) for value in total.values()))
     unit = {name: value / length for name, value in total.items()}
     along = directional_information(trained.network, patches, unit, list(coarsenings.values()))
     return pd.DataFrame(

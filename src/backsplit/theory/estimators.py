@@ -54,7 +54,7 @@ def directional_information(
     total, num_voxels = np.zeros(len(coarsenings)), 0
     for patch in patches:
         both = jvp(lambda values, taken=patch: _output(network, values, taken), (parameters,), (dict(direction),))
-        p, change = both[0].double().softmax(dim=1), both[1].double()
+        p, change = both[0].cpu().double().softmax(dim=1), both[1].cpu().double()
         total += [float(_between_blocks(p, change, each)) for each in coarsenings]
         num_voxels += p[:, 0].numel()
     return total / num_voxels

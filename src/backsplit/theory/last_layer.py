@@ -199,12 +199,12 @@ def _gram(scaled: Float[Tensor, "classes voxels"], features: Float[Tensor, "feat
     """Sum over voxels of the outer product of `scaled (x) (features, 1)` with itself, in float64 on the CPU."""
     num_rows, num_voxels = scaled.shape[0] * (features.shape[0] + 1), scaled.shape[1]
     step = max(64, PIECE_BYTES.get(scaled.device.type, 2**21) // (num_rows * scaled.element_size()))
-    total = torch.zeros((num_rows, num_rows), dtype=torch.float64, device=scaled.device)
+    total = torch.zeros((num_rows, num_rows), dtype=torch.float64)  # here: not all devices have float64
     for start in range(0, num_voxels, step):
         left, right = scaled[:, start : start + step], features[:, start : start + step]
         product = torch.cat([left[:, None] * right, left[:, None]], dim=1).flatten(0, 1)
-        total += product @ product.T
-    return total.cpu()
+        total += (product @ product.T).cpu()
+    return total
 
 
 def _from_pairs(gram: Float[Tensor, "rows rows"], num_classes: int) -> Matrix:
