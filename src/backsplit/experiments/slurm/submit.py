@@ -59,7 +59,7 @@ def properties_of(text: str, script: str) -> Properties:
     """What a job script says of its job.
 
     Raises:
-        ConfigurationError: nothing.
+        ConfigurationError: it says nothing of one.
     """
     for line in text.splitlines():
         if line.startswith(MARK):
@@ -109,7 +109,8 @@ def _live_job(name: str) -> str | None:
 
 def _submit(text: str, properties: Properties, name: str) -> str:
     write_text(text, Path(script_of(name)))
-    options = [f"--job-name={name}", "--dependency=singleton", f"--output={log_of(title_of(properties))}"]
+    options = [f"--job-name={name}", "--dependency=singleton"]
+    options += [f"--output={log_of(title_of(properties))}", "--open-mode=append"]  # a job that Slurm requeues goes on
     before = time.time()
     job = submit_batch([*options, *options_of(properties)], str(JOB_SCRIPT), script_of(name), FOLDER)
     _forget_namesake(job, before)
