@@ -17,8 +17,9 @@ import pytest
 from rich.console import Console
 
 from backsplit.errors import ConfigurationError
+from backsplit.experiments.building import build_grid
 from backsplit.experiments.forecast import forecast
-from backsplit.experiments.grid import Grid, build_grid
+from backsplit.experiments.grid import Grid
 from backsplit.experiments.jobs import lay_out
 from backsplit.experiments.paths import Store
 from backsplit.experiments.profiles import local_profile
@@ -150,14 +151,14 @@ def test_one_run_per_store_and_a_killed_one_is_cleared_with_a_line(tmp_path, cap
 def test_jobs_end_with_the_run_that_started_them(tmp_path):
     holder = "import sys; from pathlib import Path; from backsplit.experiments.paths import Store\n"
     holder += "from backsplit.experiments.workflow.lifeline import only_run\n"
-    holder += "with only_run(Store(Path(sys.argv[1]))): print('on', flush=True); sys.stdin.read()"
+    holder += "with only_run(Store(Path(sys.argv[1]))) as line: print(line, flush=True); sys.stdin.read()"
     run = subprocess.Popen(
         [sys.executable, "-c", holder, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert run.stdout.readline() == "on\n"
+    lifeline = run.stdout.readline().strip()
     waits = "import time; from backsplit.experiments.jobs import die_with_run; die_with_run()\n"
-    waits += "print('on', flush=True); time.sleep(100)"
-    environment = {**os.environ, "BACKSPLIT_LIFELINE": str(Store(tmp_path).lifeline)}
+    waits += "print('on', flush=True); time.sleep(50)"
+    environment = {**os.environ, "BACKSPLIT_LIFELINE": lifeline}
     job = subprocess.Popen([sys.executable, "-c", waits], stdout=subprocess.PIPE, text=True, env=environment)
     assert job.stdout.readline() == "on\n"
     assert job.poll() is None
@@ -168,7 +169,8 @@ def test_jobs_end_with_the_run_that_started_them(tmp_path):
     run.stdout.close()
     job.stdout.close()
     with only_run(Store(tmp_path)):
-        pass
+        late = subprocess.run([sys.executable, "-c", waits], env=environment, timeout=60, check=False)
+    assert late.returncode == 1, "one that starts when its run is gone ends too, though another run has begun"
 
 
 def test_every_gpu_goes_to_one_job_at_a_time_and_is_free_after_a_kill(tmp_path):

@@ -7,7 +7,7 @@ import yaml
 
 from backsplit.cli import main
 from backsplit.errors import RecipeError
-from backsplit.experiments.grid import build_grid
+from backsplit.experiments.building import build_grid
 from backsplit.experiments.reading import read_recipe
 from backsplit.experiments.recipes import Recipe
 from backsplit.experiments.reproducing import names, recipe_of_paper

@@ -32,8 +32,8 @@ class RunOptions:
 
     def carry_out(self, recipe: "Recipe") -> None:
         """Forecast or run a recipe."""
+        from backsplit.experiments.building import build_grid
         from backsplit.experiments.forecast import forecast
-        from backsplit.experiments.grid import build_grid
         from backsplit.experiments.tabulate import tabulate
         from backsplit.experiments.workflow.driver import run_grid
         from backsplit.experiments.workflow.progress import Progress

@@ -3,6 +3,7 @@
 Both are locks of files, which the kernel frees when their holder ends, however it ends.
 """
 
+import contextlib
 import fcntl
 import os
 import threading
@@ -78,7 +79,7 @@ def die_with_run() -> None:
 
 
 def _watch(path: Path) -> None:
-    with path.open("a") as file:
+    with contextlib.suppress(FileNotFoundError), path.open("r") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH)
