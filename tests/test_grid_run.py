@@ -22,7 +22,7 @@ from backsplit.experiments.forecast import forecast
 from backsplit.experiments.grid import Grid
 from backsplit.experiments.jobs import lay_out
 from backsplit.experiments.paths import Store
-from backsplit.experiments.profiles import local_profile
+from backsplit.experiments.profiles import cluster_profile, local_profile
 from backsplit.experiments.reading import read_recipe
 from backsplit.experiments.workflow.driver import RunError, run_grid
 from backsplit.experiments.workflow.lifeline import only_run
@@ -255,3 +255,27 @@ def _role(process: psutil.Process) -> str:
     if "-m" not in words:
         return "shell"
     return "engine" if words[words.index("-m") + 1].endswith("engine") else words[words.index("-m") + 2]
+
+
+@pytest.mark.slow
+def test_a_profile_of_snakemakes_takes_the_jobs_elsewhere(grid, tmp_path):
+    """Snakemake's own plugin for clusters, with a cluster of two shell scripts."""
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    submit, status = folder / "submit.sh", folder / "status.sh"
+    submit.write_text(
+        f'number=$$\nbash "$1" > {folder}/$number.log 2>&1\necho $? > {folder}/$number.rc\necho $number\n'
+    )
+    status.write_text(f'[ "$(cat {folder}/$1.rc)" = 0 ] && echo success || echo failed\n')
+    commands = {"submit": f"bash {submit}", "status": f"bash {status}"}
+    lines = ["executor: cluster-generic", "jobs: 2", "latency-wait: 5", "seconds-between-status-checks: 1"]
+    lines += [f"cluster-generic-{name}-cmd: {command}" for name, command in commands.items()]
+    lines += ["default-resources:", "  mem_mb: 1234"]
+    (folder / "config.yaml").write_text("\n".join(lines))
+    part = first(grid, 2)
+    view = Progress(part, Console(file=StringIO()))
+    run_grid(part, cluster_profile(folder, has_gpus=False), extra={}, view=view)
+    assert all(map(part.is_done, part.jobs))
+    assert len(list(folder.glob("*.rc"))) == 2, "one submission a job"
+    with pytest.raises(ConfigurationError, match=r"no profile .*/none: expected local, or a folder with Snakemake's"):
+        cluster_profile(tmp_path / "none", has_gpus=False)

@@ -71,9 +71,13 @@ def _try(path: Path) -> bool:
     return True
 
 
-def die_with_run() -> None:
-    """End this process when the run that started it is gone; nothing without `BACKSPLIT_LIFELINE`."""
-    path = os.environ.get(LIFELINE)
+def die_with_run(lifeline: Path | None = None) -> None:
+    """End this process when the run that started it is gone.
+
+    Args:
+        lifeline: of the run; by default that of `BACKSPLIT_LIFELINE`, and without that nothing happens.
+    """
+    path = lifeline or os.environ.get(LIFELINE)
     if path is not None:
         threading.Thread(target=_watch, args=(Path(path),), daemon=True).start()
 

@@ -49,7 +49,8 @@ def run_grid(grid: Grid, profile: Profile, *, extra: Mapping[str, Sequence[str]]
     with only_run(grid.store) as lifeline:
         lay_out_study(grid)
         waiting = [job for job in grid.jobs if not grid.is_done(job)]
-        write_json(_told(grid, profile, extra), grid.store.grid)
+        told = {**_told(grid, profile, extra), "lifeline": str(lifeline)}
+        write_json(told, grid.store.grid)
         if waiting:
             _follow(grid, _environment(grid, profile, lifeline), view)
     failed = [job for job in grid.jobs if not grid.is_done(job)]
@@ -85,7 +86,7 @@ def _told(grid: Grid, profile: Profile, extra: Mapping[str, Sequence[str]]) -> d
     ]
     store = grid.store
     places = {"root": str(store.root), "logs": str(store.log("x").parent), "folder": str(Path.cwd())}
-    return {**places, "command": COMMAND, "jobs": jobs, "profile": profile.to_json()}
+    return {**places, "command": COMMAND, "jobs": jobs, "arguments": profile.arguments}
 
 
 def _threads_of(job: Job, profile: Profile) -> int:
