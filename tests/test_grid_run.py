@@ -17,11 +17,12 @@ import pytest
 from rich.console import Console
 
 from backsplit.errors import ConfigurationError
+from backsplit.experiments.building import build_grid
 from backsplit.experiments.forecast import forecast
-from backsplit.experiments.grid import Grid, build_grid
+from backsplit.experiments.grid import Grid
 from backsplit.experiments.jobs import lay_out
 from backsplit.experiments.paths import Store
-from backsplit.experiments.profiles import local_profile
+from backsplit.experiments.profiles import cluster_profile, local_profile
 from backsplit.experiments.reading import read_recipe
 from backsplit.experiments.workflow.driver import RunError, run_grid
 from backsplit.experiments.workflow.lifeline import only_run
@@ -150,14 +151,14 @@ def test_one_run_per_store_and_a_killed_one_is_cleared_with_a_line(tmp_path, cap
 def test_jobs_end_with_the_run_that_started_them(tmp_path):
     holder = "import sys; from pathlib import Path; from backsplit.experiments.paths import Store\n"
     holder += "from backsplit.experiments.workflow.lifeline import only_run\n"
-    holder += "with only_run(Store(Path(sys.argv[1]))): print('on', flush=True); sys.stdin.read()"
+    holder += "with only_run(Store(Path(sys.argv[1]))) as line: print(line, flush=True); sys.stdin.read()"
     run = subprocess.Popen(
         [sys.executable, "-c", holder, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert run.stdout.readline() == "on\n"
+    lifeline = run.stdout.readline().strip()
     waits = "import time; from backsplit.experiments.jobs import die_with_run; die_with_run()\n"
-    waits += "print('on', flush=True); time.sleep(100)"
-    environment = {**os.environ, "BACKSPLIT_LIFELINE": str(Store(tmp_path).lifeline)}
+    waits += "print('on', flush=True); time.sleep(50)"
+    environment = {**os.environ, "BACKSPLIT_LIFELINE": lifeline}
     job = subprocess.Popen([sys.executable, "-c", waits], stdout=subprocess.PIPE, text=True, env=environment)
     assert job.stdout.readline() == "on\n"
     assert job.poll() is None
@@ -168,7 +169,8 @@ def test_jobs_end_with_the_run_that_started_them(tmp_path):
     run.stdout.close()
     job.stdout.close()
     with only_run(Store(tmp_path)):
-        pass
+        late = subprocess.run([sys.executable, "-c", waits], env=environment, timeout=60, check=False)
+    assert late.returncode == 1, "one that starts when its run is gone ends too, though another run has begun"
 
 
 def test_every_gpu_goes_to_one_job_at_a_time_and_is_free_after_a_kill(tmp_path):
@@ -253,3 +255,27 @@ def _role(process: psutil.Process) -> str:
     if "-m" not in words:
         return "shell"
     return "engine" if words[words.index("-m") + 1].endswith("engine") else words[words.index("-m") + 2]
+
+
+@pytest.mark.slow
+def test_a_profile_of_snakemakes_takes_the_jobs_elsewhere(grid, tmp_path):
+    """Snakemake's own plugin for clusters, with a cluster of two shell scripts."""
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    submit, status = folder / "submit.sh", folder / "status.sh"
+    submit.write_text(
+        f'number=$$\nbash "$1" > {folder}/$number.log 2>&1\necho $? > {folder}/$number.rc\necho $number\n'
+    )
+    status.write_text(f'[ "$(cat {folder}/$1.rc)" = 0 ] && echo success || echo failed\n')
+    commands = {"submit": f"bash {submit}", "status": f"bash {status}"}
+    lines = ["executor: cluster-generic", "jobs: 2", "latency-wait: 5", "seconds-between-status-checks: 1"]
+    lines += [f"cluster-generic-{name}-cmd: {command}" for name, command in commands.items()]
+    lines += ["default-resources:", "  mem_mb: 1234"]
+    (folder / "config.yaml").write_text("\n".join(lines))
+    part = first(grid, 2)
+    view = Progress(part, Console(file=StringIO()))
+    run_grid(part, cluster_profile(folder, has_gpus=False), extra={}, view=view)
+    assert all(map(part.is_done, part.jobs))
+    assert len(list(folder.glob("*.rc"))) == 2, "one submission a job"
+    with pytest.raises(ConfigurationError, match=r"no profile .*/none: expected local, or a folder with Snakemake's"):
+        cluster_profile(tmp_path / "none", has_gpus=False)

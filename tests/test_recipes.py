@@ -7,7 +7,7 @@ import yaml
 
 from backsplit.cli import main
 from backsplit.errors import RecipeError
-from backsplit.experiments.grid import build_grid
+from backsplit.experiments.building import build_grid
 from backsplit.experiments.reading import read_recipe
 from backsplit.experiments.recipes import Recipe
 from backsplit.experiments.reproducing import names, recipe_of_paper
@@ -216,3 +216,35 @@ def test_wrong_names_say_what_there_is(tmp_path, capfd):
     ):
         assert main(typed) == 1
         assert words in capfd.readouterr().err
+
+
+ORGANS = """\
+include: base.yaml
+data:
+  mr:
+    phantom: {num_cases: 8, size: 32, seed: 1}
+    targets: [cyst]
+    auxiliaries: [kidney, liver]
+    masks: {organs: {source: nnunet, trained: {data: ct, arm: organs}}}
+    sources: [organs]
+arms:
+  binary: {data: [mr]}
+  backsplit: {data: [mr]}
+  organs: {arm: binary, data: [ct]}
+"""
+
+
+def test_a_model_that_the_recipe_trains_itself_makes_masks_for_other_data(tmp_path):
+    written(tmp_path, GOOD, "base.yaml")
+    path = written(tmp_path, ORGANS)
+    grid = build_grid(read_recipe(path), tmp_path)
+    (annotate,) = [job for job in grid.jobs if job.kind == "annotate"]
+    (trained,) = [job for job in grid.jobs if job.name.startswith("train/ct-")]
+    assert annotate.once == (trained.name,)
+    assert annotate.typed[annotate.typed.index("--workspace") + 1] == str(grid.store.data(grid.addresses["ct"]).root)
+    assert annotate.typed[annotate.typed.index("--model") + 1] == trained.typed[trained.typed.index("--name") + 1]
+    other = build_grid(read_recipe(path, ["arms.organs.epochs=9"]), tmp_path)
+    assert other.addresses["ct"] == grid.addresses["ct"]
+    assert other.addresses["mr"] != grid.addresses["mr"], "another model, other masks"
+    (told,) = faults(path, "data.mr.masks.organs.trained.arm=backsplit")
+    assert told.endswith("data.mr.masks.organs.trained.arm: no arm 'backsplit' is trained on ct with unet")

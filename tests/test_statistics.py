@@ -89,6 +89,11 @@ def test_p_value_is_scipys(seed):
     assert statistics.wilcoxon_p(differences) == stats.wilcoxon(differences, zero_method="pratt").pvalue
 
 
+def test_one_pair_is_no_evidence():
+    one = np.array([0.3])
+    assert statistics.permutation_p(one, seed=0) == statistics.wilcoxon_p(one) == 1.0
+
+
 def test_p_value_without_evidence():
     assert math.isnan(statistics.wilcoxon_p(np.array([])))
     assert statistics.wilcoxon_p(np.zeros(4)) == 1

@@ -230,3 +230,22 @@ def test_scores_of_some_folds_and_predictions_under_another_name(study, tmp_path
     pd.testing.assert_series_equal(one, two)
     assert len(one) == 4
     shutil.rmtree(elsewhere)
+
+
+def test_an_arm_of_a_workspace_is_a_source_of_masks(study, tmp_path):
+    cohort = shutil.copytree(study.root.parent / "drawn", tmp_path / "drawn")
+    typed = [
+        "--source",
+        "nnunet",
+        "--model",
+        "backsplit",
+        "--workspace",
+        study.root,
+        "--name",
+        "ours",
+        "--no-mirroring",
+    ]
+    run("annotate", cohort, *typed, "--structures", "kidney", "liver", "--device", "cpu")
+    annotated = cases.read(cohort)
+    assert annotated.mask_set("ours").structures == ("kidney", "liver")
+    assert all(case.masks_of("ours").path.exists() for case in annotated.cases)

@@ -22,7 +22,8 @@ class RunOptions:
     workspace: Path = DEFAULT_WORKSPACE
     """Store that recipes share: data sets, trainings and predictions are found again by their settings."""
     profile: str = "local"
-    """Where jobs run."""
+    """Where jobs run: on this machine, or as a folder with a profile of Snakemake's says, such as `backsplit-slurm
+    profile` writes."""
     dry_run: bool = False
     """Say what would be done, GPU-hours and disk, and stop."""
     device: Device = "auto"
@@ -32,8 +33,8 @@ class RunOptions:
 
     def carry_out(self, recipe: "Recipe") -> None:
         """Forecast or run a recipe."""
+        from backsplit.experiments.building import build_grid
         from backsplit.experiments.forecast import forecast
-        from backsplit.experiments.grid import build_grid
         from backsplit.experiments.tabulate import tabulate
         from backsplit.experiments.workflow.driver import run_grid
         from backsplit.experiments.workflow.progress import Progress
@@ -47,14 +48,16 @@ class RunOptions:
         say(f"{grid.store.study(grid.study)}")
 
     def chosen_profile(self) -> "Profile":
-        """The profile, with the GPUs of this machine."""
+        """The profile; if it is this machine, with its GPUs."""
         import torch
 
-        from backsplit.experiments.profiles import profile_named
+        from backsplit.experiments.profiles import cluster_profile, local_profile
 
+        if self.profile != "local":
+            return cluster_profile(Path(self.profile), has_gpus=self.device != "cpu")
         uses_cuda = self.device in ("auto", "cuda") and torch.cuda.is_available()
         num_gpus = torch.cuda.device_count() if uses_cuda else 0
-        return profile_named(self.profile, num_gpus=num_gpus, at_a_time=self.at_a_time)
+        return local_profile(num_gpus=num_gpus, at_a_time=self.at_a_time)
 
     def extra(self) -> dict[str, tuple[str, ...]]:
         """What jobs with a network are told beside what they make."""

@@ -202,8 +202,8 @@ def permutation_p(differences: Differences, *, seed: int) -> float:
     """Two-sided p of the mean under random signs, exact where all of them can be tried; NaN without pairs."""
     if not differences.size:
         return np.nan
-    if not differences.any():
-        return 1.0
+    if differences.size == 1 or not differences.any():
+        return 1.0  # every assignment of signs is as far from 0
     result = stats.permutation_test(
         (differences,),
         lambda values, axis: np.mean(values, axis=axis),

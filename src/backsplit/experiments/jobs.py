@@ -3,6 +3,7 @@
 Both are locks of files, which the kernel frees when their holder ends, however it ends.
 """
 
+import contextlib
 import fcntl
 import os
 import threading
@@ -70,15 +71,19 @@ def _try(path: Path) -> bool:
     return True
 
 
-def die_with_run() -> None:
-    """End this process when the run that started it is gone; nothing without `BACKSPLIT_LIFELINE`."""
-    path = os.environ.get(LIFELINE)
+def die_with_run(lifeline: Path | None = None) -> None:
+    """End this process when the run that started it is gone.
+
+    Args:
+        lifeline: of the run; by default that of `BACKSPLIT_LIFELINE`, and without that nothing happens.
+    """
+    path = lifeline or os.environ.get(LIFELINE)
     if path is not None:
         threading.Thread(target=_watch, args=(Path(path),), daemon=True).start()
 
 
 def _watch(path: Path) -> None:
-    with path.open("a") as file:
+    with contextlib.suppress(FileNotFoundError), path.open("r") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH)

@@ -186,9 +186,13 @@ class Store:
         return self.root / "run" / "driver.json"
 
     @property
-    def lifeline(self) -> Path:
-        """Locked by the run in progress; its jobs end when the lock is free."""
-        return self.root / "run" / "lifeline"
+    def lock(self) -> Path:
+        """Locked by the run in progress."""
+        return self.root / "run" / "lock"
+
+    def lifeline(self, run: str) -> Path:
+        """Locked by a run too; its jobs end when that lock is free. No two runs have the same."""
+        return self.root / "run" / f"lifeline-{run}"
 
     @property
     def engine_log(self) -> Path:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -99,15 +100,16 @@ def _seconds(training: Any) -> float:  # noqa: ANN401  a Training
 
 
 def _commit() -> str | None:
-    """Of the working copy that this package runs from, if it is one."""
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return told.stdout.strip() or None
+    """Of the working copy that this package runs from; None if git is not here, or does not keep this very file."""
+    git, here = shutil.which("git"), Path(__file__)
+    if git is None:
+        return None
+    kept = ["ls-files", "--error-unmatch", here.name]
+    for words in (kept, ["describe", "--always", "--dirty", "--abbrev=12"]):
+        told = subprocess.run([git, *words], cwd=here.parent, capture_output=True, text=True, check=False)  # noqa: S603
+        if told.returncode:
+            return None
+    return told.stdout.strip()
 
 
 def _devices() -> list[str]:

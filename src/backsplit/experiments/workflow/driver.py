@@ -46,12 +46,13 @@ def run_grid(grid: Grid, profile: Profile, *, extra: Mapping[str, Sequence[str]]
         ConfigurationError: another run is at work in the store.
         RunError: jobs failed, after all that does not need them was done.
     """
-    with only_run(grid.store):
+    with only_run(grid.store) as lifeline:
         lay_out_study(grid)
         waiting = [job for job in grid.jobs if not grid.is_done(job)]
-        write_json(_told(grid, profile, extra), grid.store.grid)
+        told = {**_told(grid, profile, extra), "lifeline": str(lifeline)}
+        write_json(told, grid.store.grid)
         if waiting:
-            _follow(grid, profile, view)
+            _follow(grid, _environment(grid, profile, lifeline), view)
     failed = [job for job in grid.jobs if not grid.is_done(job)]
     if failed:
         raise RunError(_failure(grid, view))
@@ -85,7 +86,7 @@ def _told(grid: Grid, profile: Profile, extra: Mapping[str, Sequence[str]]) -> d
     ]
     store = grid.store
     places = {"root": str(store.root), "logs": str(store.log("x").parent), "folder": str(Path.cwd())}
-    return {**places, "command": COMMAND, "jobs": jobs, "profile": profile.to_json()}
+    return {**places, "command": COMMAND, "jobs": jobs, "arguments": profile.arguments}
 
 
 def _threads_of(job: Job, profile: Profile) -> int:
@@ -99,14 +100,20 @@ def _cores_of(job: Job, profile: Profile) -> list[str]:
     return [] if flag is None else [flag, str(min(8, profile.cores))]
 
 
-def _follow(grid: Grid, profile: Profile, view: Progress) -> None:
-    """Start Snakemake and tell the view what happens, until it ends."""
-    store, environment = grid.store, dict(os.environ)
+def _environment(grid: Grid, profile: Profile, lifeline: Path) -> dict[str, str]:
+    """Variables that tie jobs to this run and to GPUs, where they run on this machine."""
+    environment = dict(os.environ)
     if not profile.outlives_driver:
-        environment[LIFELINE] = str(store.lifeline)
+        environment[LIFELINE] = str(lifeline)
         if profile.gpus:
-            lay_out(store.gpu_slots, visible_devices(profile.gpus))
-            environment[SLOTS] = str(store.gpu_slots)
+            lay_out(grid.store.gpu_slots, visible_devices(profile.gpus))
+            environment[SLOTS] = str(grid.store.gpu_slots)
+    return environment
+
+
+def _follow(grid: Grid, environment: dict[str, str], view: Progress) -> None:
+    """Start Snakemake and tell the view what happens, until it ends."""
+    store = grid.store
     with store.engine_log.open("w", encoding="utf-8") as log:
         command = [sys.executable, "-m", ENGINE, str(store.grid)]
         process = subprocess.Popen(  # noqa: S603

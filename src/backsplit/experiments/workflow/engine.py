@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake.api import SnakemakeApi
+from snakemake.cli import parse_args
 from snakemake.logging import logger
 from snakemake.scheduling.greedy import SchedulerSettings
 from snakemake.settings.types import (
@@ -22,7 +23,6 @@ from snakemake.settings.types import (
     RerunTrigger,
     ResourceSettings,
     SchedulingSettings,
-    WorkflowSettings,
 )
 from snakemake_interface_common.exceptions import ApiError, WorkflowError
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
@@ -31,6 +31,8 @@ from backsplit.experiments.jobs import die_with_run
 
 SNAKEFILE = "Snakefile"
 MARKERS, DONE = "markers/", ".done"
+ALWAYS = ("--workflow-profile", "none", "--scheduler", "greedy")
+"""Of Snakemake's arguments."""
 EVENTS = {"job_info": "started", "job_finished": "finished", "job_error": "failed"}
 
 
@@ -62,40 +64,39 @@ def run(path: Path) -> None:
     Raises:
         WorkflowError: a job failed; the others were done.
     """
-    die_with_run()
     told: dict[str, Any] = json.loads(path.read_text())
-    profile = told["profile"]
+    die_with_run(Path(told["lifeline"]))
+    _, chosen = parse_args([*told["arguments"], *ALWAYS])
     with SnakemakeApi(OutputSettings()) as api:
         logger.addHandler(_Tell())
         workflow = api.workflow(
-            ResourceSettings(cores=profile["cores"], nodes=profile["nodes"], resources=profile["resources"]),
+            ResourceSettings(
+                cores=chosen.cores,
+                nodes=chosen.jobs,
+                resources=chosen.resources,
+                overwrite_threads=chosen.set_threads,
+                overwrite_resources=chosen.set_resources,
+                default_resources=chosen.default_resources,
+            ),
             config_settings=ConfigSettings(config={"run": str(path)}),
-            workflow_settings=WorkflowSettings(),
             snakefile=Path(str(files("backsplit.experiments.workflow") / SNAKEFILE)),
             workdir=Path(told["root"]),
         )
         triggers = frozenset({RerunTrigger.MTIME})
         dag = workflow.dag(DAGSettings(targets={"all"}, rerun_triggers=triggers, force_incomplete=True))
         dag.execute_workflow(
-            executor=profile["executor"],
+            executor=chosen.executor,
             execution_settings=ExecutionSettings(
-                lock=False, keep_going=True, latency_wait=profile["latency_wait"], retries=profile["retries"]
+                lock=False, keep_going=True, latency_wait=chosen.latency_wait, retries=chosen.retries
             ),
             remote_execution_settings=RemoteExecutionSettings(
-                seconds_between_status_checks=profile["seconds_between_status_checks"]
+                seconds_between_status_checks=chosen.seconds_between_status_checks,
+                max_status_checks_per_second=chosen.max_status_checks_per_second,
             ),
             scheduling_settings=SchedulingSettings(scheduler="greedy"),
             scheduler_settings=SchedulerSettings(),
-            executor_settings=_executor_settings(profile["executor"], profile["executor_settings"]),
+            executor_settings=ExecutorPluginRegistry().get_plugin(chosen.executor).get_settings(chosen),
         )
-
-
-def _executor_settings(executor: str, chosen: dict[str, Any]) -> Any:  # noqa: ANN401  a class of the plugin
-    """What a plugin is told; the local executor is none and takes nothing."""
-    if not chosen:
-        return None
-    settings = ExecutorPluginRegistry().get_plugin(executor).settings_cls
-    return None if settings is None else settings(**chosen)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """One run per store, and no job of it that outlives it.
 
-A run holds the lock of a file. Its jobs wait for that lock (`jobs.die_with_run`); when they get it the run is gone. Who
-holds it stands in a file beside it, so that a second command can say whom it waits for.
+A run holds the lock of the store, and that of a file of its own. Its jobs wait for the latter (`jobs.die_with_run`);
+when they get it, or the file is not there any more, the run is gone. Who runs stands in a file beside them, so that a
+second command can say whom it waits for.
 """
 
 import contextlib
@@ -9,10 +10,11 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 import socket
-import time
 from collections.abc import Generator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO
 
 import psutil
@@ -22,39 +24,45 @@ from backsplit.experiments.paths import Store
 from backsplit.files import write_json
 
 logger = logging.getLogger(__name__)
-SECONDS_FOR_JOBS_TO_END = 10
 
 
 @contextlib.contextmanager
-def only_run(store: Store) -> Generator[None]:
+def only_run(store: Store) -> Generator[Path]:
     """Be the one run of a store; one that was killed is told and cleared.
+
+    Yields:
+        The lifeline of this run, for its jobs.
 
     Raises:
         ConfigurationError: another run is at work.
     """
     _clear(store)
-    store.lifeline.parent.mkdir(parents=True, exist_ok=True)
-    with store.lifeline.open("a") as file:
-        _lock(file, store)
+    store.lock.parent.mkdir(parents=True, exist_ok=True)
+    lifeline = store.lifeline(secrets.token_hex(8))
+    with store.lock.open("a") as lock:
+        _lock(lock, store)
+        for old in store.lock.parent.glob(store.lifeline("*").name):
+            old.unlink()
         write_json({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}, store.driver)
-        try:
-            yield
-        finally:
-            store.driver.unlink(missing_ok=True)
+        with lifeline.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                yield lifeline
+            finally:
+                store.driver.unlink(missing_ok=True)
+                lifeline.unlink(missing_ok=True)
 
 
 def _lock(file: IO[str], store: Store) -> None:
-    """Take the lock; jobs of a killed run hold it for the moment in which they end.
+    """Take the lock of the store.
 
     Raises:
-        ConfigurationError: somebody keeps it.
+        ConfigurationError: somebody has it who has not yet written down who it is.
     """
-    for _ in range(SECONDS_FOR_JOBS_TO_END * 10):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        time.sleep(0.1)
-    raise ConfigurationError(f"another run starts in {store.root}; wait for it, or stop it")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigurationError(f"another run starts in {store.root}; wait for it, or stop it") from None
 
 
 def _clear(store: Store) -> None:
