@@ -170,8 +170,8 @@ def test_case_opens_from_its_row_and_masks_can_be_switched_off(page, site):
     page.keyboard.press("1")
     assert 0 < coloured_pixels(page)["coloured"] < shown["coloured"]
     page.keyboard.press("Escape")
-    assert not page.locator("#viewer").is_visible()
-    assert "#" not in page.url
+    page.locator("#viewer").wait_for(state="hidden")
+    page.wait_for_url(site.as_uri())
 
 
 @pytest.mark.parametrize("number", range(4), ids=["ras", "anisotropic", "rotated", "ipl"])

@@ -40,16 +40,14 @@ def findings(
         grid: of all maps.
         min_voxels: smaller components are no lesions.
     """
+    box = bounding_box((reference > 0) & (reference <= max(classes)))
+    for labels in predictions.values():
+        box = joint_box(box, bounding_box(labels))
+    cut = {arm: labels[box] for arm, labels in predictions.items()}
     found: list[Finding] = []
-    for value, name in classes.items():
-        referred = reference == value
-        predicted = {arm: labels == value for arm, labels in predictions.items()}
-        box = bounding_box(referred)
-        for mask in predicted.values():
-            box = joint_box(box, bounding_box(mask))
-        cut = {arm: np.ascontiguousarray(mask[box]) for arm, mask in predicted.items()}
-        if referred[box].size:
-            found += _of_class(name, np.ascontiguousarray(referred[box]), cut, box, grid, min_voxels)
+    for value, name in classes.items() if cut and reference[box].size else ():
+        masks = {arm: np.ascontiguousarray(labels == value) for arm, labels in cut.items()}
+        found += _of_class(name, np.ascontiguousarray(reference[box] == value), masks, box, grid, min_voxels)
     return tuple(found)
 
 
