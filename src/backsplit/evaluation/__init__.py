@@ -4,7 +4,7 @@ from backsplit.evaluation.border import border_distances, border_hausdorff_mm, b
 from backsplit.evaluation.definitions import DISTANCES, Metric, metric_of, metrics_in, nsd_column
 from backsplit.evaluation.empty import BRATS, NNUNET, PENALTY, POLICIES, UNDEFINED, EmptyPolicy
 from backsplit.evaluation.layout import FORMATS, arrange, paper_numbers, render
-from backsplit.evaluation.lesions import Lesions, components, count_lesions, lesion_scores
+from backsplit.evaluation.lesions import Lesions, components, count_lesions, lesion_scores, match_components
 from backsplit.evaluation.overlap import Overlap, count_overlap, dice, iou, precision, recall
 from backsplit.evaluation.scoring import LESION_COLUMNS, CaseScores, Row, Scoring, Subject, score_label_maps
 from backsplit.evaluation.statistics import compare, compare_by, holm, paired_differences
@@ -58,6 +58,7 @@ __all__ = [
     "holm",
     "iou",
     "lesion_scores",
+    "match_components",
     "metric_of",
     "metrics_in",
     "normalised_surface_dice",

@@ -20,6 +20,8 @@ from backsplit.arrays import Mask
 from backsplit.evaluation.overlap import ReferenceMask, require_one_shape
 
 MATCHING_IOU = 0.5
+Components = tuple[Int[np.ndarray, "_ _ _"], Int[np.ndarray, " _"]]
+"""Number of the component of each voxel, from 1, and the voxels of each component."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,8 +71,17 @@ def count_lesions(prediction: Mask, reference: ReferenceMask, *, min_voxels: int
         GeometryError: the masks differ in shape.
     """
     require_one_shape(prediction, reference)
-    predicted, predicted_sizes = components(prediction, min_voxels)
-    referred, reference_sizes = components(reference, min_voxels)
+    return match_components(components(prediction, min_voxels), components(reference, min_voxels))
+
+
+def match_components(prediction: Components, reference: Components) -> Lesions:
+    """Count what the components of two masks share.
+
+    Args:
+        prediction: of `components`.
+        reference: of `components`, on the same grid.
+    """
+    (predicted, predicted_sizes), (referred, reference_sizes) = prediction, reference
     both = (predicted > 0) & (referred > 0)
     width = predicted_sizes.size + 1
     codes, shared = np.unique(referred[both].astype(np.int64) * width + predicted[both], return_counts=True)
@@ -78,7 +89,7 @@ def count_lesions(prediction: Mask, reference: ReferenceMask, *, min_voxels: int
     return Lesions(reference_sizes, predicted_sizes, pairs, shared)
 
 
-def components(mask: Mask, min_voxels: int) -> tuple[Int[np.ndarray, "x y z"], Int[np.ndarray, " components"]]:
+def components(mask: Mask, min_voxels: int) -> Components:
     """Components numbered from 1 without gaps, in scan order of the array in memory, and their sizes."""
     if not mask.any():
         return np.zeros(mask.shape, np.int64), np.zeros(0, np.int64)

@@ -380,7 +380,7 @@ const backsplit = (() => {
     const row = element("div", "", { className: "layer" });
     row.append(label, element("kbd", "a"));
     const more = element("details", "", { className: "more" });
-    more.append(element("summary", `${pale.length} classes`), ...pale.map((layer) => layerRow(layer, "")));
+    more.append(element("summary", pale.length === 1 ? "1 class" : `${pale.length} classes`), ...pale.map((layer) => layerRow(layer, "")));
     $("layers").append(row, more);
     all.id = "viewer-auxiliaries";
   }
