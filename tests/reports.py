@@ -117,6 +117,7 @@ def inputs_in(folder, *, arms=("binary", "backsplit"), targets=("cyst",), grids=
         prediction_folders={arm: folder / arm for arm in arms},
         baseline="binary",
         lesions=read_table(folder / "lesions.csv"),
+        scoring=Scoring((2.0,)),
         study={"Budget": "6 epochs of 10 iterations"},
         parameters={"binary": 1_234_567},
         provenance={"Training": {"Seed": "0"}},

@@ -107,5 +107,5 @@ def test_plots_are_the_same_for_the_same_scores(scores, tmp_path):
     first = write_plots(scores, lesions, "binary", tmp_path / "one")
     second = write_plots(scores, lesions, "binary", tmp_path / "two")
     assert {path.name.partition("-")[0] for path in first} == {"pairs", "volume", "spread", "detection"}
-    assert {path.suffix for path in first} == {".png", ".svg"}
+    assert {path.suffix for path in first} == {".png", ".svg", ".pdf"}
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]

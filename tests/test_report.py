@@ -250,6 +250,20 @@ def test_cohort_must_be_composed(inputs):
         page_of(replace(inputs, curves={}, cohort=replace(inputs.cohort, scheme=None)))
 
 
+def test_figures_are_files_for_a_paper(inputs, tmp_path):
+    inputs = replace(inputs, curves={"binary": inputs.curves["binary"][["epoch", "train_loss"]]})
+    written = report.write_figures(inputs, tmp_path)
+    assert sorted(written) == sorted(tmp_path.iterdir())
+    names = {path.stem for path in written}
+    assert {f"slice-cyst-backsplit-{rank}-axial" for rank in ("best", "median", "worst")} <= names
+    assert {"curve-train_loss", "pairs-cyst-backsplit"} <= names
+    beginnings = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
+    assert all(path.read_bytes().startswith(beginnings[path.suffix]) for path in written)
+    before = {path: path.read_bytes() for path in written}
+    report.write_figures(inputs, tmp_path)
+    assert {path: path.read_bytes() for path in written} == before
+
+
 # --- words --------------------------------------------------------------------------------------------------------
 
 

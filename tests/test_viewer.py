@@ -11,7 +11,7 @@ import pytest
 from backsplit import report
 from backsplit.report import webvolumes
 from backsplit.report.caseviews import safe_id
-from backsplit.volume import Grid
+from backsplit.volume import Grid, read_labels
 from reports import CASES, MARK_HU, MARKED, inputs_in
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -170,8 +170,8 @@ def test_case_opens_from_its_row_and_masks_can_be_switched_off(page, site):
     page.keyboard.press("1")
     assert 0 < coloured_pixels(page)["coloured"] < shown["coloured"]
     page.keyboard.press("Escape")
-    assert not page.locator("#viewer").is_visible()
-    assert "#" not in page.url
+    page.locator("#viewer").wait_for(state="hidden")
+    page.wait_for_url(site.as_uri())
 
 
 @pytest.mark.parametrize("number", range(4), ids=["ras", "anisotropic", "rotated", "ipl"])
@@ -250,3 +250,40 @@ def test_axe_finds_nothing_serious(page, site, theme):
     open_case(page, site, "case 2")
     found += Axe().run(page, context="#viewer", options=RULES).response["violations"]
     assert [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")] == []
+
+
+def masks_in_browser(page):
+    """What the page holds of the case on the canvas: shape, start, and the values of reference and arms per voxel."""
+    told = page.evaluate(
+        """() => {
+          const { shown } = backsplit.state();
+          const { shape, start } = shown.now;
+          return { shape, start, rows: shown.first.rows, index: Array.from(shown.index) };
+        }"""
+    )
+    index = np.array(told["index"]).reshape(told["shape"], order="F")
+    return told["start"], np.array(told["rows"])[index]
+
+
+def test_masks_are_unchanged_in_the_first_view_and_in_the_whole_volume(page, inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(webvolumes, "MOST_VOXELS", 4000)
+    monkeypatch.setattr(webvolumes, "MOST_OVERVIEW_VOXELS", 2000)
+    path = report.write(inputs, tmp_path / "index.html")
+    case = inputs.cohort.case(NAMES[2])
+    files = [case.labels, *(folder / f"{case.name}.nii.gz" for folder in inputs.prediction_folders.values())]
+    expected = np.stack([read_labels(file).voxels for file in files], axis=-1)
+
+    open_case(page, path, case.name)
+    start, masks = masks_in_browser(page)
+    assert masks[..., 0].size <= 4000
+    box = tuple(slice(first, first + size) for first, size in zip(start, masks.shape, strict=False))
+    np.testing.assert_array_equal(masks, expected[box])
+    assert "voxel 6, 9, 15" in page.locator("#viewer-place").inner_text()
+
+    page.locator("#viewer-whole").click()
+    page.locator("#viewer-note", has_text="averaged over").wait_for()
+    start, masks = masks_in_browser(page)
+    assert start == [0, 0, 0]
+    np.testing.assert_array_equal(masks, expected)
+    assert "voxel 6, 9, 15" in page.locator("#viewer-place").inner_text()
+    assert "reference: cyst" in page.locator("#viewer-place").inner_text()

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backsplit.evaluation.boxes import NOTHING
@@ -14,6 +14,7 @@ from backsplit.report.findings import findings
 from backsplit.volume import Grid
 
 GRID = Grid((6, 5, 4), (1.0, 2.0, 3.0), (10.0, 20.0, 30.0), (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
+QUICKLY = settings(max_examples=40, deadline=None)
 shapes = st.tuples(*[st.integers(1, 40)] * 3)
 spacings = st.tuples(*[st.floats(0.3, 5)] * 3)
 
@@ -29,6 +30,7 @@ def volumes_with_a_box(draw):
     return shape, tuple(slice(*each) for each in corners)
 
 
+@QUICKLY
 @given(volumes_with_a_box(), spacings, st.integers(1, 20_000))
 def test_first_view_holds_the_wish_that_fits_and_no_more_than_it_may(volume, spacing_mm, limit):
     shape, wish = volume
@@ -56,6 +58,7 @@ def test_wish_that_is_too_large_gives_way_to_the_next():
     assert all(part.start <= 70 and part.stop >= 80 for part in box)
 
 
+@QUICKLY
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.integers(0, 2**32 - 1))
 def test_combined_maps_come_apart_again(highest, seed):
     random = np.random.default_rng(seed)
@@ -100,6 +103,7 @@ def test_packed_voxels_are_in_the_order_of_a_file():
     np.testing.assert_array_equal(np.frombuffer(content, "<u2").reshape(array.shape, order="F"), array)
 
 
+@QUICKLY
 @given(volumes_with_a_box())
 def test_cut_grid_and_matrix_put_voxels_where_they_were(volume):
     shape, box = volume
@@ -115,6 +119,7 @@ def test_matrix_points_right_front_and_head():
     np.testing.assert_allclose(webvolumes.ras_matrix(GRID) @ (0, 1, 1, 1), (-12, -20, 33, 1))
 
 
+@QUICKLY
 @given(shapes, spacings, st.integers(1, 2000), st.integers(0, 2**32 - 1))
 def test_overview_is_small_enough_and_keeps_the_mean(shape, spacing_mm, limit, seed):
     image = np.random.default_rng(seed).integers(-1000, 1000, shape).astype(np.int16)
@@ -143,6 +148,7 @@ def test_findings_are_numbered_and_placed():
     assert findings(reference * 0, {"binary": binary * 0}, {1: "cyst"}, GRID, min_voxels=1) == ()
 
 
+@QUICKLY
 @given(st.lists(st.text(min_size=1, max_size=90), min_size=2, max_size=6, unique=True))
 def test_ids_are_file_names_and_stay_different(names):
     ids = [safe_id(name) for name in names]

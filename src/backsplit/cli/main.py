@@ -26,8 +26,7 @@ from backsplit.errors import BackSplitError, RecipeError
 DESCRIPTION = (
     "Lesion segmentation that trains with the background split into anatomy, and predicts the lesion alone.\n\n"
     "The usual order: convert, annotate, compose, prepare, train (once per arm), predict, evaluate, compare, report;\n"
-    "select says which auxiliary classes are worth it, fisher what labels of them tell; run does all of it, as a recipe\n"
-    "says.\n"
+    "select says which auxiliary classes are worth it, fisher what labels tell; run does it all, as a recipe says.\n"
     "`backsplit demo` walks through it on a made-up data set in minutes; `backsplit COMMAND --help` has examples."
 )
 COMMANDS = (

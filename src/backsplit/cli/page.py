@@ -11,6 +11,7 @@ from backsplit.experiments.paths import Workspace
 from backsplit.files import stamps
 
 if TYPE_CHECKING:
+    from backsplit.evaluation import Scoring
     from backsplit.report import ReportInputs
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def inputs_of(workspace: Workspace) -> "ReportInputs":
         prediction_folders={arm: workspace.predictions_of(arm) for arm in predictions},
         baseline=baseline,
         lesions=read_table(workspace.lesions),
-        min_lesion_voxels=scoring["min_lesion_voxels"],
+        scoring=scoring,
         study=_study(plans[baseline]),
         parameters={arm: record["parameters"] for arm, record in records.items() if record},
         provenance={
@@ -150,13 +151,13 @@ def _training(plans: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _scoring(manifest: Mapping[str, Any], scoring: Mapping[str, Any], policy: str) -> dict[str, str]:
+def _scoring(manifest: Mapping[str, Any], scoring: "Scoring", policy: str) -> dict[str, str]:
     return {
         "Mirroring": "yes" if manifest["mirroring"] else "no",
         "Step between tiles": f"{manifest['step_size']:g} of the patch",
         "Rule": manifest["rule"],
-        "NSD tolerance": ", ".join(f"{tolerance:g} mm" for tolerance in scoring["tolerances_mm"]),
-        "Smallest lesion": f"{scoring['min_lesion_voxels']} voxels, 26 neighbours",
+        "NSD tolerance": ", ".join(f"{tolerance:g} mm" for tolerance in scoring.tolerances_mm),
+        "Smallest lesion": f"{scoring.min_lesion_voxels} voxels and {scoring.min_lesion_mm3:g} mm3, 26 neighbours",
         "Undefined scores": policy,
     }
 

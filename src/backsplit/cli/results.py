@@ -182,6 +182,8 @@ class Report:
     """Workspace with scores and a comparison."""
     single_file: Path | None = None
     """Write one HTML file with everything inside, without whole volumes, instead of the folder."""
+    figures: bool = False
+    """Also write the figures as PNG, SVG and PDF, beside the page."""
     serve: bool = False
     """Show it at 127.0.0.1 and write it again whenever the results have changed, until interrupted."""
     port: int = 8000
@@ -192,15 +194,20 @@ class Report:
     def run(self) -> None:
         """Report."""
         from backsplit.cli.page import inputs_of
-        from backsplit.report import write, write_single
+        from backsplit.report import write, write_figures, write_single
 
         workspace = Workspace(self.directory)
         if self.serve:
             self.keep_serving(workspace)
-        elif self.single_file is not None:
-            say(f"{write_single(inputs_of(workspace), self.single_file)}")
+            return
+        inputs = inputs_of(workspace)
+        if self.single_file is not None:
+            say(f"{write_single(inputs, self.single_file)}")
         else:
-            say(f"{write(inputs_of(workspace), workspace.report, num_processes=self.jobs)}")
+            say(f"{write(inputs, workspace.report, num_processes=self.jobs)}")
+        if self.figures:
+            for path in write_figures(inputs, workspace.report.parent / "figures"):
+                say(f"{path}")
 
     def keep_serving(self, workspace: Workspace) -> None:
         """Serve until interrupted."""

@@ -13,7 +13,7 @@ from backsplit.evaluation.empty import (
     stated_penalty,
 )
 from backsplit.evaluation.layout import FORMATS, arrange, paper_numbers, render
-from backsplit.evaluation.lesions import Lesions, components, count_lesions, lesion_scores
+from backsplit.evaluation.lesions import Lesions, components, count_lesions, lesion_scores, match_components
 from backsplit.evaluation.overlap import Overlap, count_overlap, dice, iou, precision, recall
 from backsplit.evaluation.scoring import LESION_COLUMNS, CaseScores, Row, Scoring, Subject, score_label_maps
 from backsplit.evaluation.statistics import compare, compare_by, holm, paired_differences
@@ -67,6 +67,7 @@ __all__ = [
     "holm",
     "iou",
     "lesion_scores",
+    "match_components",
     "metric_of",
     "metrics_in",
     "normalised_surface_dice",

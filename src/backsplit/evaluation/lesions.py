@@ -17,10 +17,11 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 
 from backsplit.arrays import Mask
-from backsplit.evaluation.boxes import NOTHING, bounding_box
 from backsplit.evaluation.overlap import ReferenceMask, require_one_shape
 
 MATCHING_IOU = 0.5
+Components = tuple[Integer[np.ndarray, "_ _ _"], Int[np.ndarray, " _"]]
+"""Number of the component of each voxel, from 1, and the voxels of each component."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,18 +71,28 @@ def count_lesions(prediction: Mask, reference: ReferenceMask, *, min_voxels: int
         GeometryError: the masks differ in shape.
     """
     require_one_shape(prediction, reference)
-    is_shared = prediction & reference
-    predicted, prediction_sizes = _shared_components(prediction, is_shared, min_voxels)
-    referred, reference_sizes = _shared_components(reference, is_shared, min_voxels)
-    is_pair = (predicted > 0) & (referred > 0)
-    width = prediction_sizes.size + 1
-    codes, shared = np.unique(referred[is_pair] * width + predicted[is_pair], return_counts=True)
+    return match_components(components(prediction, min_voxels), components(reference, min_voxels))
+
+
+def match_components(prediction: Components, reference: Components) -> Lesions:
+    """Count what the components of two masks share.
+
+    Args:
+        prediction: of `components`.
+        reference: of `components`, on the same grid.
+    """
+    (predicted, predicted_sizes), (referred, reference_sizes) = prediction, reference
+    both = (predicted > 0) & (referred > 0)
+    width = predicted_sizes.size + 1
+    codes, shared = np.unique(referred[both].astype(np.int64) * width + predicted[both], return_counts=True)
     pairs = np.stack([codes // width - 1, codes % width - 1], axis=1)
-    return Lesions(reference_sizes, prediction_sizes, pairs, shared)
+    return Lesions(reference_sizes, predicted_sizes, pairs, shared)
 
 
-def components(mask: Mask, min_voxels: int) -> tuple[Integer[np.ndarray, "x y z"], Int[np.ndarray, " components"]]:
+def components(mask: Mask, min_voxels: int) -> Components:
     """Components numbered from 1 without gaps in the order of their first voxels, x fastest; and their sizes."""
+    if not mask.any():
+        return np.zeros(mask.shape, np.uint8), np.zeros(0, np.int64)
     whole = np.array(mask, order="F")  # a copy: cc3d 3.29 misreads views of larger arrays
     parts = cc3d.connected_components(whole, connectivity=26)
     sizes = cc3d.statistics(parts, no_slice_conversion=True)["voxel_counts"].astype(np.int64)
@@ -90,17 +101,6 @@ def components(mask: Mask, min_voxels: int) -> tuple[Integer[np.ndarray, "x y z"
     if not is_kept[1:].all():
         parts = (np.cumsum(is_kept) * is_kept).astype(parts.dtype)[parts]
     return parts, sizes[is_kept]
-
-
-def _shared_components(
-    mask: Mask, is_shared: Mask, min_voxels: int
-) -> tuple[Int[np.ndarray, " shared"], Int[np.ndarray, " components"]]:
-    """Number of the component, from 1, that each shared voxel lies in, 0 where that is too small; and all sizes."""
-    box = bounding_box(mask)
-    if box == NOTHING:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    numbers, sizes = components(mask[box], min_voxels)
-    return numbers[is_shared[box]].astype(np.int64), sizes
 
 
 def lesion_scores(lesions: Lesions, *, voxel_ml: float) -> dict[str, float]:

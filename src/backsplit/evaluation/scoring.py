@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import reduce
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
@@ -51,6 +52,13 @@ class Scoring:
         names = [name for name, _ in self.regions]
         if len(set(names)) < len(names) or not all(name and merged for name, merged in self.regions):
             raise ConfigurationError(f"regions need a name each, once, and a class or more; got {self.regions}")
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any]) -> "Scoring":
+        """From what `dataclasses.asdict` gave, after a way through JSON."""
+        regions = tuple((name, tuple(merged)) for name, merged in content["regions"])
+        whole: dict[str, Any] = {**content, "tolerances_mm": tuple(content["tolerances_mm"]), "regions": regions}
+        return cls(**whole)
 
     def smallest_lesion(self, spacing_mm: Spacing) -> int:
         """Voxels of the smallest component that is a lesion, at least 1."""

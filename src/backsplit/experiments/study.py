@@ -15,6 +15,7 @@ from backsplit.datasets.nnunet import images_in
 from backsplit.errors import ConfigurationError, ParityError
 from backsplit.evaluation import (
     EmptyPolicy,
+    Scoring,
     compare_by,
     policy_named,
     read_scores,
@@ -159,9 +160,9 @@ def evaluated_policy(workspace: Workspace) -> EmptyPolicy:
     return policy_named(_study(workspace)["empty_policy"])
 
 
-def evaluated_scoring(workspace: Workspace) -> dict[str, Any]:
-    """How the last `evaluate` scored: tolerances in mm, smallest lesion in voxels."""
-    return _study(workspace)["scoring"]
+def evaluated_scoring(workspace: Workspace) -> Scoring:
+    """How the last `evaluate` scored."""
+    return Scoring.from_content(_study(workspace)["scoring"])
 
 
 def evaluated_cohort(workspace: Workspace) -> Cohort:

@@ -1,7 +1,8 @@
 """A report about one comparison: tables in, HTML out. No torch here."""
 
 from backsplit.report.gather import ReportInputs
+from backsplit.report.paper import write_figures
 from backsplit.report.serving import ReportServer
 from backsplit.report.site import write, write_single, write_waiting
 
-__all__ = ["ReportInputs", "ReportServer", "write", "write_single", "write_waiting"]
+__all__ = ["ReportInputs", "ReportServer", "write", "write_figures", "write_single", "write_waiting"]

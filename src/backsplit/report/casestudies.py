@@ -58,21 +58,34 @@ def _legend(styles: Mapping[str, ArmStyle], contest: Contest) -> tuple[Key, ...]
     return (reference, *arms)
 
 
-def _study(gallery: Gallery, contest: Contest, *, rank: str, name: str) -> CaseStudy:
+def case_views(gallery: Gallery, contest: Contest, name: str) -> tuple[View, ...]:
+    """Three planes through the largest lesion of a case, with the masks of reference, baseline and arm.
+
+    Raises:
+        As `case_section`.
+    """
     case = gallery.cohort.case(name)
     image = read_volume(case.images[0])
     masks = _masks(gallery, contest, case, image)
-    channel = gallery.cohort.channels[0]
-    limits = grey_limits(image.voxels, is_ct=channel == "CT")
+    limits = grey_limits(image.voxels, is_ct=gallery.cohort.channels[0] == "CT")
     stack = Stack(image.voxels, masks, image.grid.spacing_mm, image.grid.direction, limits)
-    styles = (None, gallery.styles[contest.baseline], gallery.styles[contest.arm])
     focus = next((masks[position] for position in (0, 2, 1) if masks[position].any()), masks[0])
+    return views(stack, focus)
+
+
+def contour_styles(gallery: Gallery, contest: Contest) -> tuple[ArmStyle | None, ...]:
+    """How the masks of `case_views` are outlined."""
+    return None, gallery.styles[contest.baseline], gallery.styles[contest.arm]
+
+
+def _study(gallery: Gallery, contest: Contest, *, rank: str, name: str) -> CaseStudy:
+    styles, shown = contour_styles(gallery, contest), f"{name}, {gallery.cohort.channels[0]}"
     return CaseStudy(
         rank=rank,
         name=name,
         address=safe_id(name),
         facts=_facts(gallery.scores, contest, name),
-        pictures=tuple(_picture(view, styles, contest, f"{name}, {channel}") for view in views(stack, focus)),
+        pictures=tuple(_picture(view, styles, contest, shown) for view in case_views(gallery, contest, name)),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from backsplit.arrays import LabelMap
 from backsplit.cases import Case
 from backsplit.errors import CohortError, GeometryError
+from backsplit.evaluation import Scoring
 from backsplit.evaluation.boxes import Box, bounding_box, joint_box
 from backsplit.labels import LabelScheme, clear_ignored
 from backsplit.report import figures, webvolumes
@@ -36,7 +37,7 @@ class Sight:
     folders: Mapping[str, Path]
     """Masks by arm."""
     styles: Mapping[str, ArmStyle]
-    min_lesion_voxels: int
+    scoring: Scoring
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ def _findings(loaded: _Loaded, sight: Sight) -> tuple[Finding, ...]:
         dict(zip(loaded.predictions, predicted, strict=True)),
         dict(enumerate(sight.scheme.targets, start=1)),
         loaded.grid,
-        min_voxels=sight.min_lesion_voxels,
+        min_voxels=sight.scoring.smallest_lesion(loaded.grid.spacing_mm),
     )
 
 

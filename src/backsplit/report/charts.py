@@ -72,18 +72,25 @@ def curve_legend(arms: Sequence[str], styles: Mapping[str, ArmStyle]) -> tuple[K
     )
 
 
-def _curve_picture(column: str, curves: Mapping[str, pd.DataFrame], styles: Mapping[str, ArmStyle]) -> Picture | None:
+def curve_lines(
+    column: str, curves: Mapping[str, pd.DataFrame], styles: Mapping[str, ArmStyle]
+) -> dict[str, figures.Line]:
+    """The line of each arm that logged something under a column."""
     logged = {arm: table for arm, table in curves.items() if column in table and _says_something(table[column])}
-    if not logged:
-        return None
-    lines = [
-        figures.Line(table["epoch"].to_numpy(float), table[column].to_numpy(float), styles[arm])
+    return {
+        arm: figures.Line(table["epoch"].to_numpy(float), table[column].to_numpy(float), styles[arm])
         for arm, table in logged.items()
-    ]
-    last = (f"{arm} {decimals(float(table[column].iloc[-1]))}" for arm, table in logged.items())
+    }
+
+
+def _curve_picture(column: str, curves: Mapping[str, pd.DataFrame], styles: Mapping[str, ArmStyle]) -> Picture | None:
+    lines = curve_lines(column, curves, styles)
+    if not lines:
+        return None
+    last = (f"{arm} {decimals(float(line.values[-1]))}" for arm, line in lines.items())  # noqa: PD011  an array
     return _picture(
-        lambda theme: figures.curve_plot(lines, theme),
-        alt=f"{CURVES[column]} over the epochs for {', '.join(logged)}",
+        lambda theme: figures.curve_plot(list(lines.values()), theme),
+        alt=f"{CURVES[column]} over the epochs for {', '.join(lines)}",
         caption=f"{CURVES[column]}. Last: {', '.join(last)}.",
     )
 

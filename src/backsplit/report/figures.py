@@ -1,4 +1,4 @@
-"""Figures: arrays and numbers in, the bytes of an SVG or PNG out. Nothing here touches the disk or global state.
+"""Figures: arrays and numbers in, the bytes of an SVG, PNG or PDF out. Nothing here touches the disk or global state.
 
 The same input gives the same bytes: no date, no random ids. Text in an SVG is drawn as outlines, so that it looks the
 same on every machine; names are printed as they are, never read as mathematics.
@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -22,10 +23,17 @@ from matplotlib.ticker import MaxNLocator
 from backsplit.report.palette import REFERENCE_COLOUR, ArmStyle, Theme
 from backsplit.report.slices import View
 
-_NO_SVG_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+Format = Literal["svg", "png", "pdf"]
+NO_METADATA: dict[Format, dict[str, None]] = {
+    "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+"""Nothing that differs from one time, or one machine, to another."""
+DPI = 200
 _MARGIN_INCHES = (0.58, 0.45, 0.12)
 _STEPS_PER_PIXEL = 4
-_SLICE_INCHES, _SLICE_DPI = 2.7, 200
+_SLICE_INCHES = 2.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +65,8 @@ class Interval:
     style: ArmStyle
 
 
-def pair_plot(pairs: Pairs, theme: Theme) -> bytes:
-    """SVG with one point per case, baseline to the right, arm upward; above the diagonal the arm is better."""
+def pair_plot(pairs: Pairs, theme: Theme, fmt: Format = "svg") -> bytes:
+    """A picture with one point per case, baseline to the right, arm upward; above the diagonal the arm is better."""
     with _settings():
         figure = Figure(figsize=(3.7, 3.7))
         axes = _plain_axes(figure, theme)
@@ -72,11 +80,11 @@ def pair_plot(pairs: Pairs, theme: Theme) -> bytes:
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.set_xlabel(f"Dice, {_printable(pairs.names[0])}")
         axes.set_ylabel(f"Dice, {_printable(pairs.names[1])}")
-        return _svg(figure)
+        return _saved(figure, fmt)
 
 
-def curve_plot(lines: Sequence[Line], theme: Theme) -> bytes:
-    """SVG of one quantity over the epochs, one line per arm; values that are not finite leave a gap."""
+def curve_plot(lines: Sequence[Line], theme: Theme, fmt: Format = "svg") -> bytes:
+    """A picture of one quantity over the epochs, one line per arm; values that are not finite leave a gap."""
     with _settings():
         figure = Figure(figsize=(3.7, 2.3))
         axes = _plain_axes(figure, theme)
@@ -88,11 +96,11 @@ def curve_plot(lines: Sequence[Line], theme: Theme) -> bytes:
             axes.plot(line.epochs, drawn, color=colour, linestyle=linestyle, linewidth=1.8, marker=marker)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        return _svg(figure)
+        return _saved(figure, fmt)
 
 
-def interval_plot(intervals: Sequence[Interval], theme: Theme) -> bytes:
-    """SVG of differences around a line at zero, one below the other; an interval with a NaN is a point alone."""
+def interval_plot(intervals: Sequence[Interval], theme: Theme, fmt: Format = "svg") -> bytes:
+    """A picture of differences around a line at zero, one below the other; an interval with a NaN is a point alone."""
     with _settings():
         figure = Figure(figsize=(3.7, 0.65 + 0.5 * len(intervals)))
         axes = _plain_axes(figure, theme)
@@ -107,11 +115,11 @@ def interval_plot(intervals: Sequence[Interval], theme: Theme) -> bytes:
         axes.set(xlim=(-reach, reach), ylim=(len(intervals) - 0.6, -0.85), yticks=[])
         axes.set_xlabel("Dice difference")
         axes.spines["left"].set_visible(False)
-        return _svg(figure)
+        return _saved(figure, fmt)
 
 
-def slice_picture(view: View, styles: Sequence[ArmStyle | None]) -> bytes:
-    """PNG of one plane with an outline per mask, along the voxel edges; style `None` is the reference.
+def slice_picture(view: View, styles: Sequence[ArmStyle | None], fmt: Format = "png") -> bytes:
+    """One plane with an outline per mask, along the voxel edges; style `None` is the reference.
 
     The picture is square, `view.field_mm` wide around the view's centre, black where the image ends, and has a scale
     bar. Masks without a voxel on the plane leave no outline.
@@ -130,7 +138,7 @@ def slice_picture(view: View, styles: Sequence[ArmStyle | None]) -> bytes:
         axes.set(xlim=(right - half, right + half), ylim=(down + half, down - half), aspect="equal")
         _letters(axes, view.sides)
         _scale_bar(axes, view.field_mm)
-        return _png(figure)
+        return _saved(figure, fmt)
 
 
 def scale_bar_mm(field_mm: float) -> float:
@@ -219,13 +227,7 @@ def _printable(name: str) -> str:
     return kept if len(kept) <= 24 else f"{kept[:23]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def _svg(figure: Figure) -> bytes:
+def _saved(figure: Figure, fmt: Format) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata=_NO_SVG_METADATA)
-    return buffer.getvalue()
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_SLICE_DPI, metadata={"Software": None})
+    figure.savefig(buffer, format=fmt, dpi=DPI, metadata=NO_METADATA[fmt])
     return buffer.getvalue()

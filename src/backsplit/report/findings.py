@@ -7,7 +7,7 @@ import cc3d
 import numpy as np
 
 from backsplit.arrays import LabelMap, Mask
-from backsplit.evaluation import components, count_lesions
+from backsplit.evaluation import components, match_components
 from backsplit.evaluation.boxes import Box, bounding_box, joint_box
 from backsplit.report.slices import middle_voxel
 from backsplit.volume import Grid
@@ -40,45 +40,43 @@ def findings(
         grid: of all maps.
         min_voxels: smaller components are no lesions.
     """
+    box = bounding_box((reference > 0) & (reference <= max(classes)))
+    for labels in predictions.values():
+        box = joint_box(box, bounding_box(labels))
+    cut = {arm: labels[box] for arm, labels in predictions.items()}
     found: list[Finding] = []
-    for value, name in classes.items():
-        referred = reference == value
-        predicted = {arm: labels == value for arm, labels in predictions.items()}
-        box = bounding_box(referred)
-        for mask in predicted.values():
-            box = joint_box(box, bounding_box(mask))
-        cut = {arm: np.ascontiguousarray(mask[box]) for arm, mask in predicted.items()}
-        if referred[box].size:
-            found += _of_class(name, np.ascontiguousarray(referred[box]), cut, box, grid, min_voxels)
+    for value, name in classes.items() if cut and reference[box].size else ():
+        masks = {arm: np.ascontiguousarray(labels == value) for arm, labels in cut.items()}
+        found += _of_class(name, np.ascontiguousarray(reference[box] == value), masks, box, grid, min_voxels)
     return tuple(found)
 
 
 def _of_class(
     name: str, reference: Mask, predictions: Mapping[str, Mask], box: Box, grid: Grid, min_voxels: int
 ) -> Iterator[Finding]:
-    counted = {arm: count_lesions(mask, reference, min_voxels=min_voxels) for arm, mask in predictions.items()}
-    parts, sizes = components(reference, min_voxels)
-    for number, voxel in enumerate(_places(parts, len(sizes), box, grid), start=1):
+    of_reference = components(reference, min_voxels)
+    of_arms = {arm: components(mask, min_voxels) for arm, mask in predictions.items()}
+    counted = {arm: match_components(found, of_reference) for arm, found in of_arms.items()}
+    for number, voxel in enumerate(_places(*of_reference, box, grid)):
         dice = {
-            arm: float(lesions.dice[number - 1]) if lesions.is_detected[number - 1] else None
+            arm: float(lesions.dice[number]) if lesions.is_detected[number] else None
             for arm, lesions in counted.items()
         }
-        yield Finding(name, number, voxel, float(sizes[number - 1]) * grid.voxel_ml, dice)
-    for arm, mask in predictions.items():
-        parts, sizes = components(mask, min_voxels)
-        places = list(_places(parts, len(sizes), box, grid))
+        yield Finding(name, number + 1, voxel, float(of_reference[1][number]) * grid.voxel_ml, dice)
+    for arm, (parts, sizes) in of_arms.items():
+        places = list(_places(parts, sizes, box, grid))
         false = np.flatnonzero(~counted[arm].is_true)
         for number in np.argsort(-sizes[false], kind="stable").tolist():
             ml = float(sizes[false[number]]) * grid.voxel_ml
             yield Finding(name, number + 1, places[false[number]], ml, {}, false_of=arm)
 
 
-def _places(parts: np.ndarray, num_parts: int, box: Box, grid: Grid) -> Iterator[tuple[int, int, int]]:
+def _places(parts: np.ndarray, sizes: np.ndarray, box: Box, grid: Grid) -> Iterator[tuple[int, int, int]]:
     """The middle voxel of each component, as an index of the whole volume."""
-    if not num_parts:
+    if not sizes.size:
         return
     boxes = cc3d.statistics(parts.astype(np.uint32))["bounding_boxes"]
-    for number in range(1, num_parts + 1):
+    for number in range(1, sizes.size + 1):
         own = boxes[number]
         inside = middle_voxel(parts[own] == number, grid.spacing_mm)
         x, y, z = (index + part.start + whole.start for index, part, whole in zip(inside, own, box, strict=True))

@@ -9,6 +9,7 @@ import pandas as pd
 
 from backsplit.cases import Cohort
 from backsplit.errors import CohortError
+from backsplit.evaluation import Scoring
 from backsplit.labels import LabelScheme
 from backsplit.report import charts
 from backsplit.report.casestudies import Gallery, case_section
@@ -43,8 +44,8 @@ class ReportInputs:
     baseline: str
     lesions: pd.DataFrame
     """As `lesions.csv` has them: a row per lesion or false alarm of an arm, case and class."""
-    min_lesion_voxels: int = 1
-    """Smaller components were no lesions when the scores were made."""
+    scoring: Scoring
+    """How the scores were made."""
     study: Mapping[str, str] = field(default_factory=dict)
     """What was trained, for how long; printed beside the result, in this order."""
     parameters: Mapping[str, int] = field(default_factory=dict)
@@ -115,7 +116,7 @@ def sight_of(inputs: ReportInputs) -> Sight:
         ignore=inputs.cohort.ignore,
         folders={arm: inputs.prediction_folders[arm] for arm in arms},
         styles=arm_styles(arms_of(inputs)),
-        min_lesion_voxels=inputs.min_lesion_voxels,
+        scoring=inputs.scoring,
     )
 
 

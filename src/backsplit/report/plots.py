@@ -1,4 +1,4 @@
-"""Plots of scores for a paper or a talk, each as PNG and SVG."""
+"""Plots of scores for a paper or a talk, each as PNG, SVG and PDF."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +13,10 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from backsplit.evaluation import paired_differences
 from backsplit.files import replacing
+from backsplit.report.figures import DPI, NO_METADATA
 from backsplit.report.palette import LIGHT, ArmStyle, arm_styles
 
-SIZE_INCHES, DPI = (4.2, 3.4), 200
+SIZE_INCHES = (4.2, 3.4)
 SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "backsplit",
     "svg.fonttype": "path",
@@ -32,7 +33,7 @@ def write_plots(scores: pd.DataFrame, lesions: pd.DataFrame, baseline: str, fold
         scores: as `read_scores` gives them, after the empty policy.
         lesions: rows of `lesions.csv`.
         baseline: arm that the others are compared with.
-        folder: where the files go, `<plot>-<class>-<arm>.png` and `.svg`; the same scores give the same bytes.
+        folder: where the files go, `<plot>-<class>-<arm>.png`, `.svg` and `.pdf`; the same scores give the same bytes.
 
     Returns:
         The files that were written.
@@ -51,12 +52,13 @@ def write_figure(draw: Callable[[Axes], None], path: Path) -> list[Path]:
         draw: draws into the axes it is given.
         path: file without its ending.
     """
-    written = [path.with_name(f"{path.name}.{ending}") for ending in ("png", "svg")]
+    written = []
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
         draw(figure.add_subplot())
-        for file, metadata in zip(written, ({"Software": None}, {"Date": None, "Creator": None}), strict=True):
-            with replacing(file) as temporary:
+        for ending, metadata in NO_METADATA.items():
+            written.append(path.with_name(f"{path.name}.{ending}"))
+            with replacing(written[-1]) as temporary:
                 figure.savefig(temporary, dpi=DPI, metadata=metadata)
     return written
 
@@ -65,11 +67,11 @@ def _plots(
     scores: pd.DataFrame, lesions: pd.DataFrame, baseline: str, styles: dict[str, ArmStyle]
 ) -> Iterator[tuple[str, Callable[[Axes], None]]]:
     for class_name, group in scores.groupby("class"):
-        label = _file_name(str(class_name))
+        label = file_name(str(class_name))
         for arm in sorted(set(group["arm"]) - {baseline}):
             pair = (baseline, arm)
-            yield f"pairs-{label}-{_file_name(arm)}", lambda axes, g=group, p=pair: _pairs(axes, g, p, styles)
-            yield f"volume-{label}-{_file_name(arm)}", lambda axes, g=group, p=pair: _by_volume(axes, g, p, styles)
+            yield f"pairs-{label}-{file_name(arm)}", lambda axes, g=group, p=pair: _pairs(axes, g, p, styles)
+            yield f"volume-{label}-{file_name(arm)}", lambda axes, g=group, p=pair: _by_volume(axes, g, p, styles)
         yield f"spread-{label}", lambda axes, g=group: _spread(axes, g, styles)
         found = (
             lesions[(lesions["class"] == class_name) & (lesions["kind"] == "reference")] if len(lesions) else lesions
@@ -78,7 +80,8 @@ def _plots(
             yield f"detection-{label}", lambda axes, f=found: _detection(axes, f, styles)
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
+    """The name with a dash for each character that a file name should not have."""
     return "".join(character if character.isalnum() or character in "-_." else "-" for character in name)
 
 

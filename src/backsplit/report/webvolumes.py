@@ -19,7 +19,7 @@ from backsplit.volume import Grid
 
 MOST_VOXELS = 1_000_000
 """Of the first view of a case; software WebGL uploads about as many in a second."""
-MOST_OVERVIEW_VOXELS = 2_500_000
+MOST_OVERVIEW_VOXELS = 4_000_000
 """Of the image of a whole volume, which is averaged over blocks down to so many."""
 CT_KNOTS = ((-1024.0, 0), (-160.0, 60), (240.0, 190), (1500.0, 245), (3071.0, 255))
 """HU and grey value: 3 HU per step in soft tissue, 14 in lung, 23 in bone."""
@@ -48,7 +48,10 @@ CT_PRESETS = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Combined:
-    """Several label maps in one: `rows[index[x, y, z]]` are their values there; row 0 is background in all."""
+    """Several label maps in one: `rows[index[x, y, z]]` are their values there; row 0 is background in all.
+
+    Rows may be listed that no voxel has.
+    """
 
     index: Integer[np.ndarray, "x y z"]
     rows: tuple[tuple[int, ...], ...]
@@ -119,7 +122,7 @@ def ras_matrix(grid: Grid) -> Float[np.ndarray, "4 4"]:
 
 
 def combine(maps: Sequence[LabelMap]) -> Combined:
-    """Number the combinations of values that occur, in the order of the values; all background comes first.
+    """Number the combinations of values, in their order: all of them where a byte holds them, else those that occur.
 
     Args:
         maps: label maps of one shape, values 0 or more.
@@ -145,16 +148,25 @@ def overview_steps(shape: tuple[int, int, int], spacing_mm: Spacing, *, limit: i
 
 
 def averaged(image: Voxels, steps: tuple[int, int, int]) -> Float[np.ndarray, "coarse_x coarse_y coarse_z"]:
-    """Means over blocks; blocks at the far ends may be smaller. NaN counts as the lowest known value."""
-    if steps == (1, 1, 1):
-        return image.astype(np.float32)
-    sums: np.ndarray = image if np.issubdtype(image.dtype, np.integer) else np.nan_to_num(image.astype(np.float32))
-    for axis, step in enumerate(steps):
-        starts = np.arange(0, image.shape[axis], step)
-        lengths = np.diff(np.append(starts, image.shape[axis])).astype(np.float32)
-        added = np.add.reduceat(sums, starts, axis=axis, dtype=np.float32)
-        sums = added / lengths.reshape([-1 if other == axis else 1 for other in range(3)])
-    return sums
+    """Means over blocks; blocks at the far ends may be smaller. NaN counts as 0."""
+    means = image if np.issubdtype(image.dtype, np.integer) else np.nan_to_num(image)
+    for axis in np.argsort([-stride for stride in image.strides]).tolist():  # the slowest axis first: whole planes
+        means = _averaged_along(means, axis, steps[axis])
+    return means.astype(np.float32, copy=False)
+
+
+def _averaged_along(image: np.ndarray, axis: int, step: int) -> np.ndarray:
+    if step == 1:
+        return image
+    size = image.shape[axis]
+    shape = [-(-size // step) if each == axis else image.shape[each] for each in range(3)]
+    means = np.zeros(shape, np.float32, order="C" if image.flags.c_contiguous else "F")
+    sums, parts = np.moveaxis(means, axis, -1), np.moveaxis(image, axis, -1)
+    for start in range(step):
+        part = parts[..., start::step]
+        sums[..., : part.shape[-1]] += part
+    sums /= np.diff(np.append(np.arange(0, size, step), size)).astype(np.float32)
+    return means
 
 
 def packed(array: np.ndarray) -> str:
@@ -174,17 +186,21 @@ def _percentiles(image: Voxels, wanted: tuple[float, float]) -> tuple[float, flo
 
 
 def _numbered(code: np.ndarray, num_codes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The codes that occur, 0 always among them, and each voxel's position in that list, as narrow as can be."""
+    """Codes, 0 always among them, and each voxel's position in that list, as narrow as can be."""
+    if num_codes <= 2**8:
+        return np.arange(num_codes), code
+    flat = code.reshape(-1, order="F")
     if num_codes <= 2**16:
         is_there = np.zeros(num_codes, bool)
         is_there[0] = True
-        for plane in np.moveaxis(code, -1, 0):
-            is_there |= np.bincount(plane.ravel(), minlength=num_codes) > 0
-        found = np.flatnonzero(is_there)
-        position = np.cumsum(is_there) - 1
-        return found, position.astype(np.min_scalar_type(len(found)))[code]
-    found = np.union1d(np.unique(code), 0)
-    return found, np.searchsorted(found, code).astype(np.min_scalar_type(len(found)))
+        for start in range(0, flat.size, MOST_VOXELS):
+            is_there |= np.bincount(flat[start : start + MOST_VOXELS], minlength=num_codes) > 0
+        found, position = np.flatnonzero(is_there), np.cumsum(is_there) - 1
+        index = position.astype(np.min_scalar_type(len(found)))[flat]
+    else:
+        found = np.union1d(np.unique(flat), 0)
+        index = np.searchsorted(found, flat).astype(np.min_scalar_type(len(found)))
+    return found, index.reshape(code.shape, order="F")
 
 
 Corners = tuple[Sequence[int], Sequence[int]]

@@ -184,10 +184,14 @@ const backsplit = (() => {
     // The image is smooth between voxels, masks are not.
     const { updateInterpolation } = created;
     created.updateInterpolation = (layer, isLinear) => updateInterpolation.call(created, layer, isLinear || layer === 0);
-    // A canvas in a closed dialog has no size to draw on.
+    // A canvas in a closed dialog has no size, and what is still being loaded is drawn once it is there.
     const { drawScene } = created;
-    created.drawScene = () => { if (dialog.open) drawScene.call(created); };
-    await created.attachToCanvas($("canvas"));
+    const canvas = $("canvas");
+    created.drawScene = () => {
+      const isSized = dialog.open && canvas.width > 1 && canvas.height > 1;
+      if (isSized && dialog.dataset.state !== "loading") drawScene.call(created);
+    };
+    await created.attachToCanvas(canvas);
     created.onLocationChange = tellPlace;
     return (niivue = created);
   }
@@ -219,9 +223,9 @@ const backsplit = (() => {
     const masks = await volume(index, content, kinds[bytes], bytes, { colormap: "gray", opacity });
     masks.setColormapLabel(colourTable());
     const maps = [];
-    for (const map of content.maps) {
-      const made = await volume(await unpack(map.data), content, UINT8, 1, { colormap: "inferno", opacity: 0 });
-      maps.push(made);
+    for (const [number, map] of content.maps.entries()) {
+      const seen = layerOfMap(number).on ? opacity : 0;
+      maps.push(await volume(await unpack(map.data), content, UINT8, 1, { colormap: "inferno", opacity: seen }));
     }
     niivue.volumes = [grey, masks, ...maps];
     niivue.setVolume(masks, 1);
@@ -376,7 +380,7 @@ const backsplit = (() => {
     const row = element("div", "", { className: "layer" });
     row.append(label, element("kbd", "a"));
     const more = element("details", "", { className: "more" });
-    more.append(element("summary", `${pale.length} classes`), ...pale.map((layer) => layerRow(layer, "")));
+    more.append(element("summary", pale.length === 1 ? "1 class" : `${pale.length} classes`), ...pale.map((layer) => layerRow(layer, "")));
     $("layers").append(row, more);
     all.id = "viewer-auxiliaries";
   }
@@ -465,15 +469,19 @@ const backsplit = (() => {
         if (turn !== opening) return;
         note("");
         jump(findingOf(wanted));
-        recolour();
         tellPlace();
         $("canvas").focus({ preventScroll: true });
       }
-      dialog.dataset.state = "ready";
+      draw();
     } catch (error) {
       note(`This case cannot be shown: ${error.message}`);
       dialog.dataset.state = "failed";
     }
+  }
+
+  function draw() {
+    dialog.dataset.state = "ready";
+    if (niivue) niivue.drawScene();
   }
 
   async function loadWhole() {
@@ -494,8 +502,8 @@ const backsplit = (() => {
       const steps = content.images[0].steps;
       const isCoarse = steps.some((step) => step > 1);
       jump(shown.finding);
+      draw();
       note(isCoarse ? `Whole volume: masks as they are, image averaged over ${steps.join(" × ")} voxels.` : "Whole volume.");
-      dialog.dataset.state = "ready";
     } catch (error) {
       note(`The whole volume cannot be shown: ${error.message}`);
       $("whole").disabled = false;

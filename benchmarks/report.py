@@ -1,0 +1,188 @@
+"""The report of large cases: megabytes, time to build beside time to read, time to see in Chromium.
+
+Run:  OMP_NUM_THREADS=1 .venv/bin/python benchmarks/report.py KITS23_LABELS --cases 3 --slices 200
+
+KITS23_LABELS holds KiTS23 label maps, CASE.nii.gz, 512 x 512 in plane; the ones nearest in length are cut to so many
+slices around the lesions. The image is made up: a mean per label, and noise of 20 HU on every voxel, which hardly
+compresses. The two arms are the reference shifted by two and by one voxel in plane; kidney is the auxiliary class.
+Reading is what the build reads, too: image, reference and two predictions. Build and reading take turns in one process.
+Chromium runs headless, WebGL2 in software. The first screen counts from the start of the navigation to the first paint,
+a case from the click to its volumes on the canvas. Medians, and the largest in brackets.
+"""
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from playwright.sync_api import Page, sync_playwright
+
+from backsplit.cases import Case, Cohort
+from backsplit.evaluation import (
+    LESION_COLUMNS,
+    UNDEFINED,
+    Scoring,
+    Subject,
+    compare,
+    read_scores,
+    read_table,
+    score_label_maps,
+    summarise,
+    write_rows,
+)
+from backsplit.labels import LabelScheme
+from backsplit.report import ReportInputs, write
+from backsplit.report.caseviews import case_view, safe_id
+from backsplit.report.gather import sight_of
+from backsplit.report.webvolumes import crop_grid
+from backsplit.volume import Volume, read_grid, read_labels, read_volume, write_volume
+
+MEANS_HU, NOISE_HU = np.array([-60, 10, 70, 140]), 20
+FINE = np.array([0, 3, 2, 1], np.uint8)
+"""Of KiTS23's kidney, tumour, cyst: targets first."""
+SCHEME = LabelScheme(("cyst", "tumour"), ("kidney",))
+SCORING = Scoring((2.0,))
+SHIFTS = {"binary": 2, "backsplit": 1}
+FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+
+
+def make_case(source: Path, folder: Path, num_slices: int) -> Case:
+    """Cut a label map, make up an image and two predictions."""
+    labels = read_labels(source)
+    lesions = np.flatnonzero((labels.voxels > 1).any(axis=(1, 2)))
+    start = int(np.clip(int(lesions.mean()) - num_slices // 2, 0, max(0, labels.grid.shape[0] - num_slices)))
+    box = (slice(start, min(start + num_slices, labels.grid.shape[0])), slice(0, 512), slice(0, 512))
+    grid, fine = crop_grid(labels.grid, box), FINE[labels.voxels[box]]
+    name = source.name.removesuffix(".nii.gz")
+    noise = np.random.default_rng(0).normal(0, NOISE_HU, fine.shape)
+    write_volume(Volume((MEANS_HU[fine] + noise).astype(np.int16), grid), folder / "images" / f"{name}.nii.gz")
+    write_volume(Volume(fine, grid), folder / "labels" / f"{name}.nii.gz")
+    for arm, shift in SHIFTS.items():
+        prediction = np.roll(np.where(fine <= SCHEME.num_targets, fine, 0).astype(np.uint8), shift, axis=2)
+        write_volume(Volume(prediction, grid), folder / arm / f"{name}.nii.gz")
+    print(f"{name}: {'x'.join(map(str, grid.shape))} voxels")
+    return Case(name, (folder / "images" / f"{name}.nii.gz",), folder / "labels" / f"{name}.nii.gz", name)
+
+
+def inputs_of(cases: list[Case], folder: Path) -> ReportInputs:
+    """Score the made-up arms and gather what a report is made of."""
+    cohort = Cohort("kits23", ("CT",), tuple(enumerate(SCHEME.names)), tuple(cases), SCHEME)
+    scores, lesions = [], []
+    for case in cases:
+        reference = read_labels(case.labels or Path())
+        for arm in SHIFTS:
+            found = score_label_maps(
+                read_labels(folder / arm / f"{case.name}.nii.gz").voxels,
+                reference.voxels,
+                subject=Subject(arm, "0", case.name, "argmax"),
+                classes=dict(enumerate(SCHEME.targets, start=1)),
+                spacing_mm=reference.grid.spacing_mm,
+                scoring=SCORING,
+            )
+            scores, lesions = scores + found.scores, lesions + found.lesions
+    write_rows(scores, folder / "scores.csv")
+    write_rows(lesions, folder / "lesions.csv", columns=LESION_COLUMNS)
+    table = read_scores(folder / "scores.csv")
+    return ReportInputs(
+        title="kits23",
+        scores=table,
+        summary=summarise(table, UNDEFINED),
+        comparison=compare(table, baseline="binary", policy=UNDEFINED),
+        policy=UNDEFINED.describe(),
+        curves={},
+        cohort=cohort,
+        prediction_folders={arm: folder / arm for arm in SHIFTS},
+        baseline="binary",
+        lesions=read_table(folder / "lesions.csv"),
+        scoring=SCORING,
+    )
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long it took."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def read_all(case: Case, inputs: ReportInputs) -> None:
+    """Read what the view of a case is made of."""
+    read_volume(case.images[0])
+    for path in (case.labels, *(folder / f"{case.name}.nii.gz" for folder in inputs.prediction_folders.values())):
+        read_labels(path or Path())
+
+
+def told(values: list[float], unit: str, digits: int = 2) -> str:
+    """Median, and the largest."""
+    return f"{median(values):.{digits}f} {unit} ({max(values):.{digits}f})"
+
+
+def measure_build(inputs: ReportInputs) -> None:
+    """Build and read in turns."""
+    sight = sight_of(inputs)
+    built, read = [], []
+    for case in inputs.cohort.cases:
+        read.append(seconds_of(lambda case=case: read_all(case, inputs)))
+        built.append(seconds_of(lambda case=case: case_view(case, sight)))
+    ratios = [b / r for b, r in zip(built, read, strict=True)]
+    print(f"reading a case: {told(read, 's')}; reading and building: {told(built, 's')}; ratio {told(ratios, '')}")
+
+
+def measure_size(inputs: ReportInputs, folder: Path) -> None:
+    """Megabytes of each case, first view and whole volume."""
+    for ending, name in ((".js", "first view"), (".whole.js", "whole volume")):
+        paths = [folder / "cases" / f"{safe_id(case.name)}{ending}" for case in inputs.cohort.cases]
+        print(f"{name}: {told([path.stat().st_size / 1e6 for path in paths if path.exists()], 'MB')}")
+    rest = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.parent.name != "cases")
+    print(f"page and viewer, once: {rest / 1e6:.1f} MB")
+
+
+def until_ready(page: Page, act: Callable[[], None], title: str) -> float:
+    """Seconds from an act until the case of that title is on the canvas."""
+    start = time.perf_counter()
+    act()
+    page.locator("#viewer-title", has_text=title).wait_for()
+    page.locator("#viewer[data-state=ready]").wait_for(timeout=300_000)
+    return time.perf_counter() - start
+
+
+def measure_browser(index: Path, names: list[str]) -> None:
+    """Open the page in a fresh browser, its first case by a click in the table, the others by `Next case`."""
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.goto(index.as_uri())
+        page.screenshot()
+        paint = page.evaluate("() => performance.getEntriesByName('first-paint')[0].startTime") / 1000
+        print(f"first screen: {paint:.2f} s")
+        first, following = page.locator("[data-listing=cases] tbody a").first, page.locator("#viewer-next")
+        times = [until_ready(page, (following if number else first).click, name) for number, name in enumerate(names)]
+        print(f"first case opened: {times[0]:.2f} s; next ones: {told(times[1:] or [np.nan], 's')}")
+        browser.close()
+
+
+def main() -> None:
+    """Make the cases, the report, and measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("labels", type=Path)
+    parser.add_argument("--cases", type=int, default=3)
+    parser.add_argument("--slices", type=int, default=200)
+    asked = parser.parse_args()
+    found = asked.labels.glob("*.nii.gz")
+    nearest = sorted(found, key=lambda path: abs(read_grid(path).shape[0] - asked.slices))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cases = [make_case(path, folder, asked.slices) for path in nearest[: asked.cases]]
+        inputs = inputs_of(cases, folder)
+        measure_build(inputs)
+        index = write(inputs, folder / "report" / "index.html")
+        measure_size(inputs, index.parent)
+        measure_browser(index, [case.name for case in cases])
+
+
+if __name__ == "__main__":
+    main()
