@@ -36,7 +36,8 @@ from backsplit.datasets.nnunet import images_in
 from backsplit.files import write_json
 from backsplit.labels import LabelScheme
 from backsplit.nnunet.arms import BLOCK, BUDGETS, Arm, ArmSettings
-from backsplit.nnunet.prediction import PredictionSettings, TargetPredictor
+from backsplit.nnunet.prediction import TargetPredictor
+from backsplit.nnunet.prediction_settings import PredictionSettings
 from backsplit.volume import Grid, Volume, read_labels, write_volume
 
 ARMS = (("ours", 2), ("stock", 2), ("ours", 11), ("stock", 11), ("ours", 118))

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import threading
-import time
 from pathlib import Path
 
 import nibabel
@@ -19,9 +18,10 @@ from backsplit.cli import main
 from backsplit.errors import CohortError, ConfigurationError, VolumeError
 from backsplit.experiments.paths import Workspace
 from backsplit.labels import to_target
-from backsplit.nnunet.inference import find, masks_of
+from backsplit.nnunet.inference import find, load_model, masks_of
 from backsplit.nnunet.pipeline import overlapped
-from backsplit.nnunet.prediction import PredictionSettings, TargetPredictor, load_model
+from backsplit.nnunet.prediction import TargetPredictor
+from backsplit.nnunet.prediction_settings import PredictionSettings
 from backsplit.nnunet.reading import read_case
 from backsplit.nnunet.screening import Question
 from backsplit.volume import Grid, Volume, read_grid, read_labels, read_volume, write_volume
@@ -124,7 +124,7 @@ def test_a_model_of_stock_nnunet_is_told_its_targets(images, tmp_path, capfd):
         labels = stock_labels(model, path, tmp_path / "stock")
         mask = read_labels(tmp_path / "masks" / path.name.replace("_0000", "")).voxels
         np.testing.assert_array_equal(mask, np.array([0, 2, 0, 0, 1], np.uint8)[labels])
-        assert {*np.unique(mask)} == {0, 1, 2}
+        assert 0 < np.mean(mask == 2) < 1
 
 
 class Bomb:
@@ -252,7 +252,9 @@ def test_bfloat16_is_close(trained, images, tmp_path):
 
 
 def test_stages_overlap_and_few_items_wait():
+    """Work on an item ends only once the next one is read and the last one is being written."""
     alive, most, lock = 0, 0, threading.Lock()
+    is_read, is_written = ([threading.Event() for _ in range(10)] for _ in range(2))
 
     def count(step: int) -> None:
         nonlocal alive, most
@@ -262,24 +264,24 @@ def test_stages_overlap_and_few_items_wait():
 
     def read(item: int) -> int:
         count(1)
+        is_read[item].set()
         return item
 
     def work(item: int) -> int:
-        time.sleep(0.02)
-        return 2 * item
+        for event in (*is_read[item + 1 : item + 2], *is_written[max(0, item - 1) : item]):
+            assert event.wait(60)
+        return item
 
     written = []
 
     def write(item: int) -> None:
-        time.sleep(0.02)
+        is_written[item].set()
         written.append(item)
         count(-1)
 
-    start = time.perf_counter()
     assert list(overlapped(range(10), read, work, write)) == [(item, None) for item in range(10)]
-    assert written == list(range(0, 20, 2))
-    assert most == 3, "one that is read, one under way, one that is written"
-    assert time.perf_counter() - start < 0.35, "one after the other takes 0.4 s"
+    assert written == list(range(10))
+    assert most <= 3, "one that is read, one under way, one that is written"
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])

@@ -70,7 +70,8 @@ class Predict:
     def run(self) -> None:
         """Predict."""
         from backsplit.experiments.study import held_out_cases, input_cases, model_of
-        from backsplit.nnunet.prediction import PredictionSettings, TargetPredictor
+        from backsplit.nnunet.prediction import TargetPredictor
+        from backsplit.nnunet.prediction_settings import PredictionSettings
 
         workspace, folders = Workspace(self.workspace), folders_of(self.workspace)
         model = model_of(folders, workspace, self.model)

@@ -191,7 +191,7 @@ class Train(Options):
     def climb(self, settings: "ArmSettings") -> None:
         """Train the rungs that lead to the arm."""
         from backsplit.experiments.attribution import train_ladder
-        from backsplit.nnunet.prediction import PredictionSettings
+        from backsplit.nnunet.prediction_settings import PredictionSettings
 
         run, prediction = self.run_settings(), PredictionSettings(mirroring=self.mirroring)
         folders = train_ladder(Workspace(self.workspace), settings, fold=self.fold, run=run, prediction=prediction)

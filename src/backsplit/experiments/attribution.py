@@ -29,7 +29,8 @@ from backsplit.nnunet.dataset import dataset_id_of, dataset_name, free_dataset_i
 from backsplit.nnunet.folders import Folders
 from backsplit.nnunet.networks import OF_THE_PLAN, NetworkSettings, configuration_of
 from backsplit.nnunet.plans import PlanSettings
-from backsplit.nnunet.prediction import PredictionSettings, TargetPredictor
+from backsplit.nnunet.prediction import TargetPredictor
+from backsplit.nnunet.prediction_settings import PredictionSettings
 from backsplit.nnunet.preparation import Folds, prepare
 from backsplit.nnunet.topology import Configuration, shape_text
 from backsplit.nnunet.trainer import RunSettings

@@ -2,8 +2,10 @@
 
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from backsplit.errors import ModelError
 from backsplit.labels import identity
 from backsplit.nnunet.export import axes_of, can_export, in_image, label_map, posteriors
 from backsplit.nnunet.heads import take_heads
-from backsplit.nnunet.models import channel_names
+from backsplit.nnunet.models import channel_names, initialize
+from backsplit.nnunet.prediction_settings import PredictionSettings
 from backsplit.nnunet.reading import ReadCase, read_case
 from backsplit.nnunet.screening import Question, Screened, screen
 from backsplit.nnunet.tiles import Precision, Slab, TiledNetwork
@@ -34,6 +37,37 @@ class LoadedModel:
     nnunet: nnUNetPredictor
     """Plans, data set and reader; its network is in `network`."""
     network: TiledNetwork
+
+
+def load_model(
+    model: Path,
+    folds: Sequence[int | str],
+    settings: PredictionSettings,
+    device: torch.device,
+    *,
+    allow_unsafe: bool = False,
+) -> LoadedModel:
+    """Any trained nnU-Net v2 model of one class per voxel; see `backsplit.nnunet.models.initialize`.
+
+    Raises:
+        ModelError: as there.
+    """
+    with redirect_stdout(StringIO()):  # it says that a CPU is no GPU
+        predictor = nnUNetPredictor(
+            tile_step_size=settings.step_size,
+            use_mirroring=settings.mirroring,
+            perform_everything_on_device=device.type == "cuda",
+            device=device,
+            allow_tqdm=False,
+        )
+    initialize(predictor, model, folds, checkpoint=settings.checkpoint, allow_unsafe=allow_unsafe)
+    network = tiled_network(
+        predictor,
+        tiles_at_once=settings.tiles_at_once,
+        precision=settings.precision,
+        is_exact=settings.exact,
+    )
+    return LoadedModel(predictor, network)
 
 
 def tiled_network(

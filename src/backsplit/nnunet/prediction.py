@@ -3,14 +3,11 @@
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from backsplit.cases import Case
 from backsplit.errors import BackSplitError, CohortError, ConfigurationError, ModelError
@@ -18,16 +15,14 @@ from backsplit.files import write_json
 from backsplit.labels import Coarsening, identity
 from backsplit.nnunet.arms import BLOCK, ArmSettings, Plans
 from backsplit.nnunet.folders import output_to
-from backsplit.nnunet.inference import Found, LoadedModel, find, masks_of, posteriors_of, tiled_network
-from backsplit.nnunet.models import channel_names, initialize
+from backsplit.nnunet.inference import Found, find, load_model, masks_of, posteriors_of
+from backsplit.nnunet.models import channel_names
 from backsplit.nnunet.pipeline import overlapped
-from backsplit.nnunet.precision import has_fast_bfloat16
+from backsplit.nnunet.prediction_settings import PredictionSettings
 from backsplit.nnunet.preprocessing import Resampling
 from backsplit.nnunet.reading import ReadCase, check_body_is_known, read_case, trained_spacings
-from backsplit.nnunet.screening import Question, Rule
+from backsplit.nnunet.screening import Question
 from backsplit.nnunet.start import classes_of, dataset_of, plans_of
-from backsplit.nnunet.tiles import Precision
-from backsplit.nnunet.training import FINAL
 from backsplit.progress import track_some
 from backsplit.volume import Volume, write_volume
 
@@ -36,56 +31,6 @@ MANIFEST_NAME = "predictions.json"
 POSTERIORS = "probabilities"
 """Folder of posteriors, inside that of the masks."""
 MOST_NAMED = 5
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionSettings:
-    """How a prediction is made; the same for all arms of a comparison."""
-
-    mirroring: bool = True
-    """Average over mirrored inputs along the axes that the training mirrored; 8 times the work in 3D."""
-    targets: tuple[str, ...] = ()
-    """Names of the classes to write; by default the targets of the arm."""
-    step_size: float = 0.5
-    """Distance between tiles as a share of the patch, above 0 to 1; less is slower and smoother."""
-    all_classes: bool = False
-    """Write the arm's own classes instead of the targets alone."""
-    rule: Rule = "argmax"
-    """Merge classes after argmax, as the paper and nnU-Net do, or add up the probabilities of all but the targets
-    before it."""
-    exact: bool = False
-    """Resize images with nnU-Net's own code, and average the logits of all classes, as it does: equal to it in every
-    voxel, slower."""
-    resampling: Resampling = "fast"
-    """Who resizes images; with `exact`, nnU-Net."""
-    probabilities: bool = False
-    """Write the posterior of each target, too."""
-    skip_air: bool = False
-    """Leave out tiles that do not reach the box around the largest part of a CT above -190 HU."""
-    any_spacing: bool = False
-    """Take images whose voxels are far from those of the training."""
-    tiles_at_once: int | None = None
-    """Tiles in a batch; by default 1 on a CPU and 2 elsewhere."""
-    precision: Precision = "float32"
-    """Of the network on a CPU; on CUDA it is nnU-Net's, half."""
-    checkpoint: str = FINAL
-    """File of each fold."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.step_size <= 1:
-            raise ConfigurationError(f"--step-size is a share of the patch, above 0 to 1; got {self.step_size}")
-        if self.all_classes and self.rule == "pooled":
-            raise ConfigurationError("--all-classes shows what argmax chooses; --rule pooled merges before that")
-        if self.all_classes and self.targets:
-            raise ConfigurationError("--targets names the classes to write; leave out --all-classes")
-        if self.all_classes and self.probabilities:
-            raise ConfigurationError("--probabilities are those of the targets; leave out --all-classes")
-        if self.tiles_at_once is not None and self.tiles_at_once < 1:
-            raise ConfigurationError(f"--tiles-at-once is 1 or more; got {self.tiles_at_once}")
-        if self.precision == "bfloat16" and (self.exact or not has_fast_bfloat16()):
-            raise ConfigurationError(
-                "--precision bfloat16 is for CPUs that have it in hardware (see `backsplit doctor`), not for --exact"
-            )
 
 
 def read_plans(model: Path) -> Plans:
@@ -243,37 +188,6 @@ def read_predictions(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise ModelError(f"{folder} holds no predictions of BackSplit; run `backsplit predict` first")
     return json.loads(path.read_text())
-
-
-def load_model(
-    model: Path,
-    folds: Sequence[int | str],
-    settings: PredictionSettings,
-    device: torch.device,
-    *,
-    allow_unsafe: bool = False,
-) -> LoadedModel:
-    """Any trained nnU-Net v2 model of one class per voxel; see `backsplit.nnunet.models.initialize`.
-
-    Raises:
-        ModelError: as there.
-    """
-    with redirect_stdout(StringIO()):  # it says that a CPU is no GPU
-        predictor = nnUNetPredictor(
-            tile_step_size=settings.step_size,
-            use_mirroring=settings.mirroring,
-            perform_everything_on_device=device.type == "cuda",
-            device=device,
-            allow_tqdm=False,
-        )
-    initialize(predictor, model, folds, checkpoint=settings.checkpoint, allow_unsafe=allow_unsafe)
-    network = tiled_network(
-        predictor,
-        tiles_at_once=settings.tiles_at_once,
-        precision=settings.precision,
-        is_exact=settings.exact,
-    )
-    return LoadedModel(predictor, network)
 
 
 def _raise_failed(done: Iterable[tuple[Case, BackSplitError | None]], total: int) -> None:

@@ -26,9 +26,10 @@ from backsplit.errors import ModelError
 from backsplit.files import replacing, write_json, write_text
 from backsplit.nnunet.archive import check_entries
 from backsplit.nnunet.arms import BLOCK
+from backsplit.nnunet.inference import load_model
 from backsplit.nnunet.models import NOT_STATED, OURS, folds_of, licence_of
 from backsplit.nnunet.networks import configuration_of_model
-from backsplit.nnunet.prediction import PredictionSettings, load_model
+from backsplit.nnunet.prediction_settings import PredictionSettings
 from backsplit.nnunet.start import dataset_of, plans_of, read_checkpoint, without_wrappers
 from backsplit.nnunet.training import FINAL
 

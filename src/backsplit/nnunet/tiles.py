@@ -17,13 +17,10 @@ from jaxtyping import Bool, Float, Float32
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 from torch import Tensor, nn
 
-from backsplit.errors import ModelError
+from backsplit.nnunet.averages import Averages, Box
 from backsplit.nnunet.heads import Head
 
 Precision = Literal["float32", "bfloat16"]
-Box = tuple[slice, slice, slice]
-SLAB_PLANES = 16
-"""At most, so that what is made of a slab stays small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +87,14 @@ class TiledNetwork:
             wanted_tiles = [tile for tile in self._tiles(start, steps) if wanted is None or _reaches(tile, wanted, box)]
             for tile, output in self._outputs(padded, wanted_tiles):
                 averages.add(output, weights, tile)
+                del output  # before the network works on the next tile
             for first, values, is_covered in averages.take(slice(start, following), box):
                 yield Slab(first - box[0].start, values if self.head else self._mean_of_folds(values), is_covered)
 
-    def _averages(self, shape: Sequence[int]) -> "_Averages":
+    def _averages(self, shape: Sequence[int]) -> Averages:
         dtype, extent = torch.float if self.head else torch.half, (self.patch[0], *shape[1:])
         sums = torch.zeros((self.num_averaged, *extent), dtype=dtype, device=self.device)
-        return _Averages(sums, torch.zeros(extent, dtype=dtype, device=self.device))
+        return Averages(sums, torch.zeros(extent, dtype=dtype, device=self.device))
 
     def _padded(self, volume: Tensor) -> tuple[Tensor, Box]:
         """The volume, no edge of it shorter than the patch; and where it lies in there."""
@@ -131,8 +129,11 @@ class TiledNetwork:
         for first in range(0, len(tiles), self.tiles_at_once):
             batch = tiles[first : first + self.tiles_at_once]
             seen = torch.stack([volume[:, *tile] for tile in batch]).to(self.device)
-            outputs = [self._mirrored(network, seen) for network in self.folds]
-            yield from zip(batch, torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0], strict=True)
+            yield from zip(batch, self._of_folds(seen), strict=True)
+
+    def _of_folds(self, seen: Float32[Tensor, "tile channel z y x"]) -> Tensor:
+        outputs = [self._mirrored(network, seen) for network in self.folds]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     @torch.inference_mode()
     def _mirrored(self, network: nn.Module, seen: Float32[Tensor, "tile channel z y x"]) -> Tensor:
@@ -161,58 +162,6 @@ class TiledNetwork:
         for fold in folds[1:]:
             folds[0] += fold
         return folds[0] if len(folds) == 1 else folds[0] / len(folds)
-
-
-@dataclass(frozen=True, slots=True)
-class _Averages:
-    """Weighted sums over tiles for as many planes as a tile has; plane `z` of the volume lies at `z` modulo these."""
-
-    sums: Float[Tensor, "channel ring y x"]
-    totals: Float[Tensor, "ring y x"]
-
-    def add(self, output: Float[Tensor, "channel depth height width"], weights: Tensor, tile: Box) -> None:
-        """Add a tile; computed in float32, then rounded to the type of the sums, as nnU-Net does."""
-        at_once = 1 if self.sums.device.type == "cpu" else len(weights)  # a plane of all channels fits a core's cache
-        for part, ring in self._parts(tile[0], at_once):
-            _add(self.sums[:, ring, *tile[1:]], output[:, part] * weights[part])
-            _add(self.totals[ring, *tile[1:]], weights[part])
-
-    def take(self, planes: slice, box: Box) -> Iterator[tuple[int, Tensor, Bool[Tensor, "z y x"]]]:
-        """Averages of planes that no further tile touches, a few at a time: the first plane, values, which are known.
-
-        Args:
-            planes: of the padded volume; set to zero for those that take their place.
-            box: where the volume lies in there.
-        """
-        for part, ring in self._parts(planes, SLAB_PLANES):
-            start = planes.start + part.start
-            inside = slice(max(0, box[0].start - start), min(box[0].stop, planes.start + part.stop) - start)
-            if inside.stop > inside.start:
-                sums, totals = self.sums[:, ring, *box[1:]][:, inside], self.totals[ring, *box[1:]][inside]
-                is_covered = totals > 0
-                values = torch.where(is_covered, sums / totals, 0)
-                if not torch.isfinite(values.sum(dtype=torch.float)):
-                    raise ModelError(
-                        "the network puts out numbers that are not finite, or too large for half precision; train it "
-                        "again"
-                    )
-                yield start + inside.start, values, is_covered
-            self.sums[:, ring] = 0
-            self.totals[ring] = 0
-
-    def _parts(self, planes: slice, at_once: int) -> Iterator[tuple[slice, slice]]:
-        """The same planes counted from the first of them, and in the ring."""
-        start, length = planes.start, len(self.totals)
-        while start < planes.stop:
-            place = start % length
-            number = min(at_once, planes.stop - start, length - place)
-            yield slice(start - planes.start, start - planes.start + number), slice(place, place + number)
-            start += number
-
-
-def _add(sums: Float[Tensor, "..."], values: Float[Tensor, "..."]) -> None:
-    """Add in float32; adding to half precision in place is six times as slow on a CPU."""
-    sums.copy_(values + sums)
 
 
 def _reaches(tile: Box, wanted: Box, origin: Box) -> bool:

@@ -17,9 +17,9 @@ import torch
 from backsplit.cases import Case
 from backsplit.errors import CohortError, ModelError
 from backsplit.nnunet.archive import PARTS, unpack
-from backsplit.nnunet.inference import LoadedModel, predict_case
+from backsplit.nnunet.inference import LoadedModel, load_model, predict_case
 from backsplit.nnunet.models import folds_of, licence_of
-from backsplit.nnunet.prediction import PredictionSettings, load_model
+from backsplit.nnunet.prediction_settings import PredictionSettings
 from backsplit.nnunet.start import classes_of
 from backsplit.sources.protocol import Masks
 from backsplit.sources.structures import choose_structures
