@@ -28,7 +28,7 @@ from backsplit.experiments.workflow.driver import RunError, run_grid
 from backsplit.experiments.workflow.lifeline import only_run
 from backsplit.experiments.workflow.progress import Progress, history_of
 from backsplit.nnunet.history import write_history
-from studies import finish, start
+from studies import start
 
 RECIPE = """\
 name: tiny
@@ -209,19 +209,26 @@ def scores_of(store: Path) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit status and output of a run, however long it takes."""
+    output, _ = process.communicate(timeout=1500)
+    return process.returncode, output
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_whole_grid_and_the_same_after_kills(recipe, tmp_path):
     """Runner, Snakemake and a training are killed; the same command ends in equal scores and does nothing twice."""
     calm, rough = tmp_path / "calm", tmp_path / "rough"
-    code, output = finish("run", recipe, "--workspace", calm, "--device", "cpu")
+    code, output = ended(start("run", recipe, "--workspace", calm, "--device", "cpu"))
     assert code == 0, output
     for victim in ("train", "engine", "run"):
         process = start("run", recipe, "--workspace", rough, "--device", "cpu")
         _kill(process, victim)
-        output, _ = process.communicate(timeout=200)
-        assert process.returncode != 0, output
+        code, output = ended(process)
+        assert code != 0, output
         done = {path: path.stat().st_mtime_ns for path in rough.glob("markers/**/*.done")}
-    code, output = finish("run", recipe, "--workspace", rough, "--device", "cpu")
+    code, output = ended(start("run", recipe, "--workspace", rough, "--device", "cpu"))
     assert code == 0, output
     assert "was killed; its lock is cleared" in output
     for path, when in done.items():

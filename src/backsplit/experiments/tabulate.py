@@ -44,7 +44,7 @@ def tabulate(grid: Grid) -> str:
         if len(groups[0].trained) > 1:
             tested = compare(scores, baseline=grid.recipe.baseline, policy=policy)
         layout = arrange(summary, tested, paper=_paper(grid, data, network))
-        parts.append(f"## {data}, {network}\n\n{render(layout, 'markdown')}")
+        parts.append(f"## {data}, {network}\n\n{render(layout, 'markdown').strip()}\n")
         rows.append(summary.assign(data=data, network=network))
     text = f"# {grid.recipe.name}\n\n{_conditions(grid)}\n\n" + "\n".join(parts)
     write_text(text, grid.store.table_of(grid.study, "md"))

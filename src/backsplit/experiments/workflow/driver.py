@@ -139,6 +139,8 @@ def _events(process: subprocess.Popen[str]) -> Generator[dict[str, str] | None]:
         try:
             line = queue.get(timeout=1)
         except Empty:
+            if process.poll() is not None:
+                return  # killed: its jobs hold the other end of the pipe for as long as they live
             yield None
             continue
         if line is None:
@@ -152,14 +154,16 @@ def _ended(process: subprocess.Popen[str]) -> Generator[None]:
     """Leave no Snakemake behind: a Ctrl-C is passed on, once, to it and its jobs, and then they have some seconds."""
     try:
         yield
-    finally:
-        if process.poll() is None:
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
-        try:
+        raise
+    finally:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it left: jobs on this machine, if it was killed
+        process.wait()
         if process.stdout is not None:
             process.stdout.close()
 
