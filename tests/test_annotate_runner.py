@@ -105,6 +105,8 @@ def test_manifest_and_records_tell_all(small, tmp_path):
     annotated = annotate(small, source, name="organs", folder=tmp_path)
     assert cases.read(tmp_path) == annotated
     assert [(masks.name, masks.structures) for masks in annotated.masks] == [("organs", ("aorta", "liver"))]
+    assert annotated.provenance == (*small.provenance, ("masks organs", "tool folder, licence not stated"))
+    assert annotate(annotated, source, name="organs", folder=tmp_path).provenance == annotated.provenance
     for case in annotated.cases:
         (masks,) = case.masks
         assert (masks.source, masks.annotated) == ("organs", None)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from backsplit import report
+from backsplit.cases import DroppedCase
 from backsplit.errors import CohortError, GeometryError
 from backsplit.evaluation.empty import UNDEFINED
 from backsplit.report import figures, palette, slices, wording
@@ -158,6 +159,31 @@ def test_undefined_is_counted_and_named(page):
     assert "4 pairs, 1 undefined" in page.comparison.rows[0][3].note
     assert UNDEFINED.describe() in page.scores.notes
     assert "1 more undefined" in page.pairs[0].caption
+
+
+def test_what_the_scores_leave_out_is_said(inputs, page):
+    assert page.warnings == (
+        "The budget is tiny.",
+        "Dice is undefined where neither reference nor prediction has a voxel; such rows: binary 1, backsplit 1.",
+    )
+    cohort = replace(inputs.cohort, dropped=(DroppedCase("odd", "no image"),))
+    fewer = inputs.scores[inputs.scores["case"] != "case 5"]
+    warnings = page_of(replace(inputs, cohort=cohort, scores=fewer, curves={})).warnings
+    assert warnings[1:] == (
+        "4 of the 5 cases of phantom are scored.",
+        "1 case of the data set could not be taken into phantom.",
+    )
+
+
+def test_another_score_that_says_the_opposite_is_named(inputs):
+    comparison = inputs.comparison.assign(p_holm=0.01)
+    is_distance = comparison["metric"] == "hd95_mm"
+    comparison.loc[is_distance, ["mean_difference", "low", "high"]] = [3.0, 1.0, 5.0]  # worse, while Dice is better
+    (told,) = page_of(replace(inputs, comparison=comparison, curves={})).headlines
+    assert "Another score says the opposite: HD95 (mm) +3.0 (+1.0 to +5.0), less is better." in told.caveats
+    comparison["p_holm"] = 0.2
+    (told,) = page_of(replace(inputs, comparison=comparison, curves={})).headlines
+    assert not any("opposite" in caveat for caveat in told.caveats)
 
 
 def test_costs_come_from_the_log_and_the_record(inputs):

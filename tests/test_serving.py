@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 
+from backsplit.cli import main
 from backsplit.cli.page import Rebuilding
 from backsplit.experiments.paths import Workspace
 from backsplit.nnunet.runrecord import read_run_record, write_run_record
@@ -71,3 +72,14 @@ def test_provenance_of_a_run_is_kept(tmp_path):
     assert record["parameters"] == 8
     assert record["device"] == "cpu"
     assert record == json.loads((tmp_path / "run.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [(["--single-file", "study.html"], "leave out --single-file"), (["--port", "PORT"], "choose another --port")],
+)
+def test_what_cannot_be_served_is_said_in_one_line(server, tmp_path, capsys, options, told):
+    given = [str(server.server_port) if each == "PORT" else each for each in options]
+    assert main(["report", str(tmp_path / "none"), "--serve", *given]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert told in line

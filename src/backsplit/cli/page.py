@@ -134,6 +134,8 @@ def _study(plans: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _training(plans: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, str]:
+    from backsplit.report.wording import count
+
     block = plans["backsplit"]
     versions = record.get("versions", {})
     optimisation = block["optimisation"]
@@ -145,19 +147,22 @@ def _training(plans: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, 
         "Patches centred on": block["sampling"],
         "Preprocessed data": block["data"],
         "Folds": block["splits"],
-        "Device": f"{record['device']}, {record['threads']} threads" if record else UNRECORDED,
+        "Device": f"{record['device']}, {count(record['threads'], 'thread')}" if record else UNRECORDED,
         "Machine": record.get("machine", UNRECORDED),
         "Versions": ", ".join(f"{name} {number}" for name, number in versions.items()) or UNRECORDED,
     }
 
 
 def _scoring(manifest: Mapping[str, Any], scoring: "Scoring", policy: str) -> dict[str, str]:
+    from backsplit.report.wording import count
+
+    volume = f" and {scoring.min_lesion_mm3:g} mm3" if scoring.min_lesion_mm3 else ""
     return {
         "Mirroring": "yes" if manifest["mirroring"] else "no",
         "Step between tiles": f"{manifest['step_size']:g} of the patch",
         "Rule": manifest["rule"],
         "NSD tolerance": ", ".join(f"{tolerance:g} mm" for tolerance in scoring.tolerances_mm),
-        "Smallest lesion": f"{scoring.min_lesion_voxels} voxels and {scoring.min_lesion_mm3:g} mm3, 26 neighbours",
+        "Smallest lesion": f"{count(scoring.min_lesion_voxels, 'voxel')}{volume}, 26 neighbours",
         "Undefined scores": policy,
     }
 

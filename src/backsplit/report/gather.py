@@ -1,6 +1,6 @@
 """From tables, manifest and prediction files to what the page shows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def page_of(inputs: ReportInputs) -> Page:
         title=inputs.title,
         subtitle=_subtitle(inputs, arms, folds),
         headlines=tuple(headline(difference) for difference in differences),
-        warnings=tuple(inputs.warnings),
+        warnings=(*inputs.warnings, *_gaps(inputs)),
         intervals=charts.interval_picture(differences, styles),
         study=(*_data_facts(inputs, sight.scheme), *inputs.study.items()),
         costs=cost_table(arms, inputs.curves, inputs.parameters),
@@ -159,6 +159,19 @@ def _subtitle(inputs: ReportInputs, arms: Sequence[str], folds: Sequence[str]) -
     num_cases = inputs.scores["case"].nunique()
     others = ", ".join(arm for arm in arms if arm != inputs.baseline)
     return f"{others} against {inputs.baseline}, {count(num_cases, 'case')}, fold {', '.join(folds)}"
+
+
+def _gaps(inputs: ReportInputs) -> Iterator[str]:
+    """What the scores leave out."""
+    cohort, num_scored = inputs.cohort, inputs.scores["case"].nunique()
+    if num_scored < len(cohort.cases):
+        yield f"{num_scored} of the {count(len(cohort.cases), 'case')} of {cohort.name} are scored."
+    if cohort.dropped:
+        yield f"{count(len(cohort.dropped), 'case')} of the data set could not be taken into {cohort.name}."
+    undefined = inputs.scores[inputs.scores["dice"].isna()].groupby("arm", sort=False).size()
+    if len(undefined):
+        told = ", ".join(f"{arm} {number}" for arm, number in undefined.items())
+        yield f"Dice is undefined where neither reference nor prediction has a voxel; such rows: {told}."
 
 
 def _curves_note(inputs: ReportInputs, arms: Sequence[str]) -> str:

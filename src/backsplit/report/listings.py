@@ -34,7 +34,7 @@ def case_listing(scores: pd.DataFrame, baseline: str, arms: Sequence[str]) -> Li
         Column("Class", minor=True),
         Column("Arm", minor=True),
         Column("Fold", minor=True),
-        Column("Size (mL)", is_number=True),
+        Column("Size (mL)", is_number=True, minor=True),
         Column(f"Dice, {baseline}" if len(arms) == 1 else "Dice, baseline", is_number=True),
         Column(f"Dice, {arms[0]}" if len(arms) == 1 else "Dice, arm", is_number=True),
         Column("Difference", is_number=True),

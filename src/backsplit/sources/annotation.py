@@ -257,7 +257,24 @@ def _with_masks(cohort: Cohort, work: _Work, done: Sequence[_Done]) -> Cohort:
         return replace(case, masks=(*kept, *new))
 
     sets = tuple(MaskSet(name, work.source.structures) for name in names if done)
-    return replace(cohort, masks=(*others, *sets), cases=tuple(added(case) for case in cohort.cases))
+    cases = tuple(added(case) for case in cohort.cases)
+    return replace(
+        cohort, masks=(*others, *sets), cases=cases, provenance=_provenance(cohort, work, has_masks=bool(sets))
+    )
+
+
+def _provenance(cohort: Cohort, work: _Work, *, has_masks: bool) -> tuple[tuple[str, str], ...]:
+    """What is known of the cohort, with tool, weights and licence of these masks in the place they had before."""
+    name, how = f"masks {work.name}", work.how
+    told = [f"{key} {_plain(how[key])}" for key in ("tool", "version", "weights", "licence") if key in how]
+    known = dict(cohort.provenance)
+    if not has_masks or known.get(name) == ", ".join(told):
+        return cohort.provenance
+    return (*(entry for entry in cohort.provenance if entry[0] != name), (name, ", ".join(told)))
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _steps(work: _Work) -> set[str]:
