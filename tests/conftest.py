@@ -7,9 +7,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process per core
 os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 install_import_hook("backsplit", "typechecker.check")
+settings.register_profile("backsplit", deadline=None)  # a busy machine is no fault
+settings.load_profile("backsplit")
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def test_what_nnunet_exports_comes_back(tmp_path, monkeypatch):
 
 
 @given(st.lists(st.text("ab .-_", min_size=1, max_size=5).filter(lambda name: name.strip(" .")), max_size=3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_however_deep_the_model_lies(tmp_path_factory, folders):
     root = tmp_path_factory.mktemp("zip")
     packed = zip_of(root / "model.zip", {**FILES, "fold_0/validation/x.json": b"1"}, top="/".join(folders))

@@ -70,7 +70,7 @@ def edited(cohort, folder, *, drop="", **changes):
     return path
 
 
-@settings(max_examples=30, deadline=None)  # each one is forced to the disk
+@settings(max_examples=30)  # each one is forced to the disk
 @given(cohorts())
 def test_what_is_written_is_read(tmp_path_factory, cohort):
     folder = tmp_path_factory.getbasetemp() / "round_trip"
@@ -78,7 +78,7 @@ def test_what_is_written_is_read(tmp_path_factory, cohort):
     assert cases.read(folder) == cohort
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_round_trip_of_files_inside_the_folder(tmp_path_factory, data):
     folder = (tmp_path_factory.getbasetemp() / "inside").resolve()

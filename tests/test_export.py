@@ -90,7 +90,7 @@ def stock(logits, model, properties) -> np.ndarray:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(KINDS),
     grid=st.sampled_from(sorted(GRIDS)),
@@ -145,7 +145,7 @@ def test_the_margin_alone_loses_voxels_where_rivals_meet():
     assert (logits[1] - logits[[0, 2]].amax(0)).max() < 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     grid=st.sampled_from(sorted(GRIDS)),
     num_targets=st.integers(1, 2),

@@ -31,7 +31,7 @@ class Network(nn.Module):
         return [head(self.backbone(image)) for head in self.heads]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(num_targets=st.integers(1, 3), num_auxiliaries=st.integers(0, 6), seed=st.integers(0, 1000))
 def test_pooled_posterior_is_that_of_the_trained_network(num_targets, num_auxiliaries, seed):
     torch.manual_seed(seed)

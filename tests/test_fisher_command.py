@@ -43,7 +43,7 @@ def study(tmp_path_factory):
     return composed, root / "workspace"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.tuples(*[st.integers(1, 20)] * 3), st.tuples(*[st.integers(4, 12)] * 3), st.sampled_from([0.3, 0.5, 1.0]))
 def test_tiles_part_the_volume(shape, patch_size, step_size):
     times, padded = np.zeros(shape, int), np.maximum(shape, patch_size)
@@ -128,7 +128,7 @@ def test_a_sample_stands_for_all_voxels():
     np.testing.assert_allclose(within_block(thinned(voxels, 60, generator), (0, 1, 2)), truth, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(0.1, 1), min_size=1, max_size=6))
 def test_greedy_takes_the_best_next_class(factors):
     names = [str(number) for number in range(len(factors))]
@@ -143,7 +143,7 @@ def test_greedy_takes_the_best_next_class(factors):
     assert all(turn.drop_alone == pytest.approx(1 - factors[names.index(turn.name)]) for turn in walk)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds)
 def test_level_sets_nest_and_curve_as_the_information(seed):
     p = np.random.default_rng(seed).dirichlet(np.ones(4), 9).T

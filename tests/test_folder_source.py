@@ -47,7 +47,7 @@ def write_with_header(voxels, path: Path, extension: bytes) -> Path:
 # Laws
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**32 - 1),
     values=st.lists(st.integers(1, 65535), min_size=4, max_size=4, unique=True),
@@ -74,7 +74,7 @@ def test_both_layouts_of_one_content_give_the_same(tmp_path_factory, seed, value
         np.testing.assert_array_equal(first.volume.voxels == index, labels == table[name])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1), order=st.permutations(NAMES))
 def test_overlaps_go_to_the_first_in_order_as_in_an_overlay(tmp_path_factory, seed, order):
     folder, rng = tmp_path_factory.mktemp("case"), np.random.default_rng(seed)

@@ -55,7 +55,7 @@ def enumerated(voxels, coarsening):
     return total
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(coarsenings(), seeds)
 def test_closed_form_is_the_sum_of_kronecker_products(coarsening, seed):
     voxels = drawn(coarsening.num_fine, seed)
@@ -74,7 +74,7 @@ def test_a_weight_is_a_number_of_voxels():
     np.testing.assert_allclose(target_gradients(weighted, 1), target_gradients(repeated, 1), atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(chains(), seeds)
 def test_finer_labels_never_raise_the_variance(chain, seed):
     inner, middle, outer = chain
@@ -91,7 +91,7 @@ def test_finer_labels_never_raise_the_variance(chain, seed):
         assert low <= high * (1 + 1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(coarsenings(), seeds)
 def test_a_shift_of_all_logits_is_not_informed_about(coarsening, seed):
     found = informed(drawn(coarsening.num_fine, seed), coarsening)
@@ -99,7 +99,7 @@ def test_a_shift_of_all_logits_is_not_informed_about(coarsening, seed):
     np.testing.assert_allclose(found @ shift, 0, atol=1e-10)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds)
 def test_two_classes_lose_nothing(seed):
     voxels = drawn(2, seed)

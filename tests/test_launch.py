@@ -173,7 +173,7 @@ def wait_until(is_so) -> None:
 GRID = Grid((2, 3, 2), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_output_is_read_as_the_slow_twin_reads_it(tmp_path_factory, data):
     known = data.draw(st.lists(st.integers(1, 300), min_size=1, max_size=8, unique=True))

@@ -57,7 +57,7 @@ def test_deep_supervision_weighs_scales_as_nnunet_does(dimensions):
     assert loss(logits, labels).total(loss.weights).item() == pytest.approx(theirs.item(), abs=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), num_targets=st.integers(1, 3), num_auxiliaries=st.integers(1, 5))
 def test_without_auxiliary_weights_it_is_binary_training_on_pooled_logits(seed, num_targets, num_auxiliaries):
     fine, labels = sample(seed, num_classes=num_targets + 1 + num_auxiliaries, shape=SHAPES[3])
@@ -69,7 +69,7 @@ def test_without_auxiliary_weights_it_is_binary_training_on_pooled_logits(seed, 
     assert ours.item() == pytest.approx(nnunet_loss(batch_dice=False)(pooled, merged).item(), abs=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), num_targets=st.integers(1, 3), num_auxiliaries=st.integers(0, 5))
 def test_chain_rule_adds_up_to_the_fine_cross_entropy(seed, num_targets, num_auxiliaries):
     logits, labels = sample(seed, num_classes=num_targets + 1 + num_auxiliaries, shape=SHAPES[2])
@@ -208,7 +208,7 @@ def gradient(parts, logits):
 
 
 @pytest.mark.parametrize("batch_dice", [False, True])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sample=problems, num_targets=st.integers(1, 3))
 def test_partial_annotation_is_the_likelihood_of_what_is_annotated(batch_dice, sample, num_targets):
     logits, labels, annotated = sample
@@ -220,7 +220,7 @@ def test_partial_annotation_is_the_likelihood_of_what_is_annotated(batch_dice, s
     torch.testing.assert_close(gradient(ours, logits), gradient(theirs, logits), atol=1e-12, rtol=1e-8)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sample=problems)
 def test_annotated_for_everything_is_the_plain_loss(sample):
     logits, labels, annotated = sample
@@ -229,7 +229,7 @@ def test_annotated_for_everything_is_the_plain_loss(sample):
     assert torch.equal(gradient(told, logits), gradient(plain, logits))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sample=problems)
 def test_a_batch_is_the_mean_of_its_samples(sample):
     logits, labels, annotated = sample
@@ -238,7 +238,7 @@ def test_a_batch_is_the_mean_of_its_samples(sample):
     torch.testing.assert_close(together, torch.stack(alone).mean(0))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sample=problems, num_targets=st.integers(1, 3))
 def test_annotated_for_no_auxiliary_is_binary_training_on_pooled_logits(sample, num_targets):
     fine, labels, annotated = sample
@@ -253,7 +253,7 @@ def test_annotated_for_no_auxiliary_is_binary_training_on_pooled_logits(sample, 
     assert (ours.cross_entropy_auxiliary, ours.dice_auxiliary) == (0, 0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sample=problems)
 def test_classes_of_one_block_are_told_apart_by_nothing(sample):
     logits, labels, annotated = sample

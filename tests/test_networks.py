@@ -93,7 +93,6 @@ def test_residual_encoder_has_the_blocks_of_nnunets_planner():
     assert "n_conv_per_stage" not in kwargs
 
 
-@settings(deadline=None)
 @given(
     patch_size=st.none() | st.lists(st.integers(1, 99), max_size=3).map(tuple),
     batch_size=st.none() | st.integers(1, 9),
@@ -108,7 +107,7 @@ def test_settings_survive_json(patch_size, batch_size, features, deep_supervisio
 # --- patches ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(network=st.sampled_from(NETWORKS), data=st.data())
 def test_the_patch_that_a_message_names_fits(network, data):
     dimensions = 2 if network == "unet-2d" else 3
@@ -323,7 +322,7 @@ def test_poly_is_that_of_nnunet(num_epochs, learning_rate):
     assert [learning_rate_at(ours, epoch, num_epochs) for epoch in epochs] == pytest.approx(theirs, rel=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(num_epochs=st.integers(1, 60))
 def test_cosine_is_that_of_pytorch(num_epochs):
     ours = optimisation_of("swin-unetr")

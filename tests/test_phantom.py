@@ -53,7 +53,7 @@ def fluid(scene):
     return (scene.hu >= 0) & (scene.hu <= 20) & scene.has("liver", "spleen", "stomach", "bowel", "gallbladder")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(shapes, seeds)
 def test_every_cyst_touches_a_kidney(shape, seed):
     scene = scene_of(shape, seed)
@@ -64,7 +64,7 @@ def test_every_cyst_touches_a_kidney(shape, seed):
     assert ((scene.hu >= 0) & (scene.hu <= 20))[components > 0].all()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(shapes, seeds)
 def test_other_fluid_touches_neither_kidney_nor_cyst(shape, seed):
     scene = scene_of(shape, seed)
@@ -73,7 +73,7 @@ def test_other_fluid_touches_neither_kidney_nor_cyst(shape, seed):
     assert not (renal & scene.has("stomach", "bowel", "gallbladder", "pancreas")).any()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(shapes, seeds)
 def test_anatomy_is_complete_and_the_kidneys_are_inside(shape, seed):
     scene = scene_of(shape, seed)
@@ -85,7 +85,7 @@ def test_anatomy_is_complete_and_the_kidneys_are_inside(shape, seed):
     assert fluid(scene).sum() > 4 * scene.has("cyst").sum()
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(shapes, seeds)
 def test_scan_keeps_the_labels_and_looks_like_ct(shape, seed):
     image, labels = draw_case(PhantomSettings(shape=shape), seed=seed)
@@ -210,7 +210,7 @@ def test_counts_and_seeds_that_make_no_cohort_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.floats(-200, 200), min_size=6, max_size=6), st.floats(0, 60))
 def test_tube_is_all_voxels_near_the_line(corners, radius_mm):
     frame = Frame((32, 33, 40))

@@ -31,7 +31,7 @@ def case(name, group):
     return Case(name, (Path(f"/images/{name}.nii.gz"),), Path(f"/labels/{name}.nii.gz"), group=group)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data(), num_folds=st.integers(2, 4), num_groups=st.integers(8, 14))
 def test_folds_partition_the_cases_and_keep_patients_together(data, num_folds, num_groups):
     sizes = data.draw(st.lists(st.integers(1, 3), min_size=num_groups, max_size=num_groups))

@@ -77,7 +77,7 @@ def resized(shape, factors):
     return np.array([max(1, round(length * factor)) for length, factor in zip(shape, factors, strict=True)])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(shape=lengths, factors=factors, spacing=spacings, num_labels=st.integers(1, 8), seed=st.integers(0, 2**32 - 1))
 def test_labels_are_nnunets_in_every_voxel_ties_included(shape, factors, spacing, num_labels, seed):
     labels = np.random.default_rng(seed).integers(-1, num_labels, (1, *shape)).astype(np.float32)
@@ -86,7 +86,7 @@ def test_labels_are_nnunets_in_every_voxel_ties_included(shape, factors, spacing
     assert ours.dtype == np.int8
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     shape=lengths,
     factors=factors,

@@ -75,7 +75,7 @@ def slow_filled(mask):
     return filled
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, st.sampled_from([0.0, 0.35, 0.7]), st.booleans())
 def test_numbers_are_those_of_the_slow_twin(seed, empty_share, is_solid):
     """Noise makes fragments; blobs of one structure around lesions make holes."""
@@ -226,7 +226,7 @@ def annotated_cohort(folder, masks, references, *, structures=NAMES, annotated=N
     return replace(cohort_of(label_names=((5, "liver"), (9, "cyst"))), cases=tuple(cases), masks=sets)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seeds)
 def test_dice_is_that_of_single_masks(tmp_path_factory, seed):
     rng = np.random.default_rng(seed)

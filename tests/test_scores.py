@@ -75,7 +75,7 @@ def monai(prediction, reference, tolerance_mm):
     return float(distance), float(share)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(masks)
 def test_border_voxels_are_those_of_monai(pair):
     prediction, reference = pair
@@ -108,7 +108,7 @@ def test_average_distance_is_between_zero_and_the_largest(pair):
     assert (average == 0) == (both.max() == 0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(masks)
 def test_average_distance_is_that_of_deepmind(pair):
     prediction, reference = pair
@@ -150,7 +150,7 @@ def counted_slowly(prediction, reference, min_voxels):
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(masks, st.integers(1, 3))
 def test_lesions_are_counted_as_one_by_one(pair, min_voxels):
     found = lesion_scores(count_lesions(*pair, min_voxels=min_voxels), voxel_ml=0.5)

@@ -81,7 +81,7 @@ def test_holm_is_its_slow_twin(p_values):
 
 
 @given(seeds)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_p_value_is_scipys(seed):
     rng = np.random.default_rng(seed)
     differences = rng.integers(-3, 4, size=20) / 10
@@ -102,7 +102,7 @@ def test_p_value_without_evidence():
 
 
 @given(seeds)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_swapping_arms_flips_signs(seed):
     scores = table(**random_arms(seed))
     there = row(compare(scores, baseline="binary", policy=UNDEFINED))
@@ -114,7 +114,7 @@ def test_swapping_arms_flips_signs(seed):
 
 
 @given(seeds, st.floats(-1, 1))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_a_constant_moves_difference_and_interval(seed, constant):
     arms = random_arms(seed)
     plain = row(compare(table(**arms), baseline="binary", policy=UNDEFINED))
@@ -126,7 +126,7 @@ def test_a_constant_moves_difference_and_interval(seed, constant):
 
 
 @given(seeds)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_order_of_rows_does_not_matter(seed):
     scores = table(**random_arms(seed), third=np.linspace(0, 1, 9))
     shuffled = scores.sample(frac=1, random_state=seed % 1000)
@@ -242,7 +242,7 @@ def test_cases_of_a_patient_are_one_unit():
 
 
 @given(seeds)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_rank_biserial_is_made_of_wilcoxons_ranks(seed):
     rng = np.random.default_rng(seed)
     differences = rng.normal(size=12)

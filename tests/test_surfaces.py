@@ -101,7 +101,7 @@ def test_agrees_with_deepmind_on_kidney_cysts(name: str, real_data: Path):
 
 
 @given(seeds, st.sampled_from(SPACINGS_MM), st.integers(1, 60))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_near_points_trees_and_transforms_measure_what_all_pairs_do(seed, spacing_mm, extent):
     rng = np.random.default_rng(seed)
     start, end = (np.unique(rng.integers(-extent, extent, (rng.integers(1, 80), 3)), axis=0) for _ in range(2))
@@ -113,7 +113,7 @@ def test_near_points_trees_and_transforms_measure_what_all_pairs_do(seed, spacin
 
 
 @given(seeds)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_scores_are_symmetric_and_blind_to_where_the_masks_lie(seed):
     prediction, reference, spacing_mm = random_pair(seed)
     surfaces = surface_distances(prediction, reference, spacing_mm=spacing_mm)
@@ -127,7 +127,7 @@ def test_scores_are_symmetric_and_blind_to_where_the_masks_lie(seed):
 
 
 @given(seeds)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_more_tolerance_and_a_larger_percentile_never_give_less(seed):
     prediction, reference, spacing_mm = random_pair(seed)
     surfaces = surface_distances(prediction, reference, spacing_mm=spacing_mm)

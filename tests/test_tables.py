@@ -63,7 +63,7 @@ def scores(tmp_path: Path) -> pd.DataFrame:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_one_pass_gives_what_each_mask_gives_alone(seed):
     rng = np.random.default_rng(seed)
     prediction, reference = rng.choice(5, size=(2, 5, 6, 7), p=(0.9, 0.04, 0.03, 0.02, 0.01)).astype(np.uint8)

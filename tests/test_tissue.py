@@ -69,7 +69,7 @@ def test_a_table_that_touches_the_back_is_cut_off_beside_it():
 
 
 @given(st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_inside_the_body_the_class_is_a_matter_of_hu(seed):
     image, _ = phantom()
     rng = np.random.default_rng(seed)
@@ -122,7 +122,7 @@ def test_of_a_real_ct_every_labelled_organ_is_inside_and_of_its_tissue(real_data
 
 
 @given(st.integers(1, 50), st.integers(-2000, 2000), st.integers(2, 5), st.integers(0, 50))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_positive_affine_change_of_intensities_changes_no_mask(scale, offset, num_tissues, seed):
     mr = made_up_mr(seed)
     changed = Volume(mr.voxels * scale + offset, mr.grid)
@@ -131,7 +131,7 @@ def test_a_positive_affine_change_of_intensities_changes_no_mask(scale, offset, 
 
 
 @given(st.integers(2, 5), st.integers(0, 50))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_brighter_is_never_of_a_darker_class(num_tissues, seed):
     mr = made_up_mr(seed)
     labels, details = mr_tissues(mr, num_tissues=num_tissues, seed=seed)

@@ -14,7 +14,7 @@ from backsplit.report.findings import findings
 from backsplit.volume import Grid
 
 GRID = Grid((6, 5, 4), (1.0, 2.0, 3.0), (10.0, 20.0, 30.0), (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
-QUICKLY = settings(max_examples=40, deadline=None)
+QUICKLY = settings(max_examples=40)
 shapes = st.tuples(*[st.integers(1, 40)] * 3)
 spacings = st.tuples(*[st.floats(0.3, 5)] * 3)
 
