@@ -11,6 +11,22 @@ AUXILIARIES = ("kidney", "liver", "bowel")
 TINY_NETWORK = ("--features", "4", "8", "--patch-size", "16", "16", "16", "--batch-size", "2")
 TINY_BUDGET = ("--epochs", "2", "--iterations", "3", "--workers", "0", "--device", "cpu")
 
+TINY_RECIPE = """\
+name: tiny
+data:
+  ct:
+    phantom: {num_cases: 4, size: 32}
+    targets: [cyst]
+    auxiliaries: [kidney, liver]
+    prepare: {patch_size: [16, 16, 16], features: [4, 8], batch_size: 2, folds: 2}
+networks: {unet: }
+arms: {binary: , backsplit: }
+folds: [0]
+budget: {name: demo, epochs: 2, iterations: 3}
+predict: {mirroring: false}
+metrics: {tolerance_mm: [10]}
+"""
+
 
 def run(*arguments: object) -> None:
     """Run one command in this process; it must succeed."""

@@ -28,29 +28,13 @@ from backsplit.experiments.workflow.driver import RunError, run_grid
 from backsplit.experiments.workflow.lifeline import only_run
 from backsplit.experiments.workflow.progress import Progress, history_of
 from backsplit.nnunet.history import write_history
-from studies import start
-
-RECIPE = """\
-name: tiny
-data:
-  ct:
-    phantom: {num_cases: 4, size: 32}
-    targets: [cyst]
-    auxiliaries: [kidney, liver]
-    prepare: {patch_size: [16, 16, 16], features: [4, 8], batch_size: 2, folds: 2}
-networks: {unet: }
-arms: {binary: , backsplit: }
-folds: [0]
-budget: {name: demo, epochs: 2, iterations: 3}
-predict: {mirroring: false}
-metrics: {tolerance_mm: [10]}
-"""
+from studies import TINY_RECIPE, start
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE)
+    path.write_text(TINY_RECIPE)
     return path
 
 
