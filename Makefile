@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: install demo test test-slow check format
+.PHONY: install demo test test-slow recipes check format
 
 install: $(INSTALLED)
 
@@ -22,6 +22,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+recipes: install
+	$(BIN)/python benchmarks/paper_recipes.py backsplit-recipes docs/recipes-run.md
 
 check: install
 	$(BIN)/ruff format --check .

@@ -1,0 +1,88 @@
+"""Every recipe of the paper, from nothing to its table, on small made-up cases: that the path runs, not that it helps.
+
+Run:  python benchmarks/paper_recipes.py STORE docs/recipes-run.md [--nninteractive MODEL] [--only NAME...]
+
+One epoch of four iterations, fold 0, phantoms of 32 voxels. The recipes share STORE, so that what one has made is not
+made again for the next; a second call does nothing but tabulate. Without MODEL, a folder as nnInteractive downloads it,
+table-4 is left out.
+"""
+
+import argparse
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from backsplit.experiments.reproducing import PHANTOM, names, recipe_of_paper
+from backsplit.files import write_text
+
+SMALL = ("phantom.size=32", "phantom.num_cases=10", "prepare.patch_size=[16,16,16]", "prepare.features=[4,8]")
+CLICKED = "table-4"
+TEXT = """# One pass of all recipes of the paper
+
+Written by `benchmarks/paper_recipes.py` ({machine}, {cores} cores): made-up cases of 32 voxels, one epoch of four
+iterations, fold 0. It shows that each recipe runs to its table; its scores mean nothing. Recipes share what they can:
+jobs that an earlier one had done are not done again.
+
+| recipe | jobs done now | already done | trainings now | rows of its table | minutes |
+| --- | --- | --- | --- | --- | --- |
+{rows}
+{left}"""
+
+
+def settings(name: str, model: Path | None) -> list[str]:
+    """What makes a recipe small."""
+    data = recipe_of_paper(name, [PHANTOM], [], has_ours=False).data
+    small = [f"data.{each}.{setting}" for each in data for setting in SMALL]
+    clicked = [f"data.{each}.masks.clicks.options.model={model}" for each in data] if name == CLICKED else []
+    return ["budget.epochs=1", "budget.iterations=4", *small, *clicked]
+
+
+def run(name: str, store: Path, model: Path | None) -> str:
+    """Run one recipe; its row of the log.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    where = ["--data", PHANTOM, "--budget", "demo", "--folds", "0", "--workspace", str(store), "--device", "cpu"]
+    command = [sys.executable, "-m", "backsplit", "reproduce", name, *where, "--at-a-time", "2"]
+    start = time.perf_counter()
+    ended = subprocess.run([*command, "--set", *settings(name, model)], capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise RuntimeError(f"{name}: {ended.stdout}{ended.stderr}")
+    minutes = (time.perf_counter() - start) / 60
+    jobs, trainings = (re.search(rf"^{kind} +(\d+) to do +(\d+) done$", ended.stdout, re.MULTILINE) for kind in KINDS)
+    assert jobs
+    assert trainings
+    rows = [line for line in ended.stdout.splitlines() if line.startswith("| ") and "paper's table" not in line]
+    is_row = [not line.startswith(("| ---", "| Class")) for line in rows]
+    return f"| `{name}` | {jobs[1]} | {jobs[2]} | {trainings[1]} | {sum(is_row)} | {minutes:.1f} |"
+
+
+KINDS = ("jobs", "train")
+
+
+def main() -> None:
+    """Run all, then write the log."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("log", type=Path)
+    parser.add_argument("--nninteractive", type=Path)
+    parser.add_argument("--only", nargs="+", default=names())
+    told = parser.parse_args()
+    left = [CLICKED] if told.nninteractive is None and CLICKED in told.only else []
+    rows = []
+    for name in told.only:
+        if name not in left:
+            rows.append(run(name, told.store, told.nninteractive))
+            print(rows[-1], flush=True)
+    without = f"\nLeft out, because no model of nnInteractive was at hand: {', '.join(left)}.\n" if left else ""
+    machine = platform.machine()
+    write_text(TEXT.format(machine=machine, cores=os.cpu_count(), rows="\n".join(rows), left=without), told.log)
+
+
+if __name__ == "__main__":
+    main()
