@@ -89,7 +89,8 @@ def load_network(model: Path, fold: int, *, checkpoint: str, device: torch.devic
             f"{arm.name} was trained without auxiliary classes, so merging them loses nothing; give an arm such as "
             "backsplit"
         )
-    loaded = load_model(model, [fold], PredictionSettings(exact=True, checkpoint=checkpoint), device)
+    settings = PredictionSettings(exact=True, checkpoint=checkpoint)  # exact: nothing is cut off
+    loaded = load_model(model, [fold], settings, device)
     return TrainedNetwork(arm, loaded, find_last_layer(loaded.network.folds[0], example_for(loaded.nnunet)))
 
 
