@@ -61,10 +61,11 @@ def test_a_tile_holds_what_the_network_says_there(study, shape):
     (model,) = (study[1] / "results").glob("*/*__backsplit__*")
     trained = load_network(model, 0, checkpoint=FINAL, device=torch.device("cpu"))
     volume = torch.from_numpy(np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32))
-    lack = max(0, trained.patch_size[2] - shape[2])
+    patch = trained.model.network.patch
+    lack = max(0, patch[2] - shape[2])
     padded = np.pad(volume.numpy(), [(0, 0)] * 3 + [(lack // 2, lack - lack // 2)])
     found = list(tiles(trained, volume, step_size=0.5))
-    for tile, (taken, owned) in zip(found, places(trained.patch_size, shape, step_size=0.5), strict=True):
+    for tile, (taken, owned) in zip(found, places(patch, shape, step_size=0.5), strict=True):
         alone = trained.network(torch.from_numpy(padded[:, *taken])[None])[0].softmax(dim=0)
         inside = tuple(
             slice(own.start - each.start, own.stop - each.start) for own, each in zip(owned, taken, strict=True)

@@ -211,6 +211,8 @@ def test_what_cannot_be_computed_is_said():
     patch = torch.zeros(1, 1, 4, 4, 4)
     with pytest.raises(ModelError, match="does not end in a 1x1 convolution"):
         find_last_layer(nn.Conv3d(1, 2, 3), patch)
+    with pytest.raises(ModelError, match="does not end in a 1x1 convolution"):
+        find_last_layer(nn.Conv3d(2, 2, 1, groups=2), torch.zeros(1, 2, 4, 4, 4))
     broken = nn.Conv3d(1, 2, 1)
     nn.init.constant_(broken.bias, float("nan"))
     with pytest.raises(ModelError, match="not finite"):

@@ -32,6 +32,8 @@ CPU = torch.device("cpu")
 NAME = "nnUNetTrainer__nnUNetPlans__3d_fullres"
 CHECKPOINT = "checkpoint_final.pth"
 FINE = {"background": 0, "cyst": 1, "kidney": 2, "liver": 3, "spleen": 4}
+SEED = 6
+"""Of random weights by which every class wins at least 2 % of the voxels of each image here."""
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def test_all_classes_are_stock_nnunets(trained, images, tmp_path):
 
 def test_a_model_of_stock_nnunet_is_told_its_targets(images, tmp_path, capfd):
     model = tmp_path / NAME
-    write_model(model, FINE, patch_size=(16, 16, 16), seed=1)
+    write_model(model, FINE, patch_size=(16, 16, 16), seed=SEED)
     command = ("predict", model, images, tmp_path / "masks", "--device", "cpu")
     for names in ((), ("--targets", "lesion")):
         assert main([str(word) for word in (*command, *names)]) == 1
@@ -124,7 +126,7 @@ def test_a_model_of_stock_nnunet_is_told_its_targets(images, tmp_path, capfd):
         labels = stock_labels(model, path, tmp_path / "stock")
         mask = read_labels(tmp_path / "masks" / path.name.replace("_0000", "")).voxels
         np.testing.assert_array_equal(mask, np.array([0, 2, 0, 0, 1], np.uint8)[labels])
-        assert 0 < np.mean(mask == 2) < 1
+        assert {*np.unique(mask)} == {0, 1, 2}
 
 
 class Bomb:
@@ -139,7 +141,7 @@ class Bomb:
 
 def test_a_checkpoint_that_could_run_code_needs_trust(images, tmp_path, capfd):
     model = tmp_path / NAME
-    write_model(model, FINE, patch_size=(16, 16, 16), seed=1)
+    write_model(model, FINE, patch_size=(16, 16, 16), seed=SEED)
     path = model / "fold_0" / CHECKPOINT
     torch.save({**torch.load(path), "other": Bomb(tmp_path / "ran")}, path)
     command = ("predict", model, images, tmp_path / "masks", "--device", "cpu", "--targets", "cyst")
@@ -172,10 +174,14 @@ def test_a_volume_like_kits_is_stock_nnunets(tmp_path, spacing):
 def assert_equals_stock(image: Path, folder: Path, spacing) -> None:
     model = folder / NAME
     channel = "CT" if "case" in image.name else "MR"
-    write_model(model, FINE, patch_size=(16, 16, 16), spacing=spacing, channel_names=(channel,), seed=1)
-    expected = of_target(stock_labels(model, image, folder / "stock"), 5)
-    np.testing.assert_array_equal(exact_mask(model, image), expected)
-    assert 0 < expected.mean() < 1
+    write_model(model, FINE, patch_size=(16, 16, 16), spacing=spacing, channel_names=(channel,), seed=SEED)
+    assert_mask_is_stock(model, image, folder)
+
+
+def assert_mask_is_stock(model: Path, image: Path, folder: Path) -> None:
+    labels = stock_labels(model, image, folder / "stock")
+    assert {*np.unique(labels)} == {*FINE.values()}
+    np.testing.assert_array_equal(exact_mask(model, image), of_target(labels, 5))
 
 
 def exact_mask(model: Path, image: Path) -> np.ndarray:
@@ -188,7 +194,7 @@ def exact_mask(model: Path, image: Path) -> np.ndarray:
 
 def test_another_resampling_of_the_plans_is_followed(real_data, tmp_path):
     model = tmp_path / NAME
-    write_model(model, FINE, patch_size=(16, 16, 16), channel_names=("MR",), seed=1)
+    write_model(model, FINE, patch_size=(16, 16, 16), channel_names=("MR",), seed=SEED)
     plans = json.loads((model / "plans.json").read_text())
     plans["configurations"]["3d_fullres"] |= {
         "resampling_fn_probabilities": "resample_torch_fornnunet",
@@ -196,8 +202,7 @@ def test_another_resampling_of_the_plans_is_followed(real_data, tmp_path):
     }
     (model / "plans.json").write_text(json.dumps(plans))
     image = sorted((real_data / "hippocampus" / "imagesTr").iterdir())[0]
-    expected = of_target(stock_labels(model, image, tmp_path / "stock"), 5)
-    np.testing.assert_array_equal(exact_mask(model, image), expected)
+    assert_mask_is_stock(model, image, tmp_path)
 
 
 def test_posteriors_lie_beside_the_masks(trained, images, tmp_path):

@@ -74,15 +74,14 @@ def _patch_around(
     border: Bool[np.ndarray, "z y x"], seen: LabelledCase, trained: TrainedNetwork
 ) -> tuple[Tensor, Tensor]:
     """Cut out a patch around the border voxel that is closest to the middle of all, padded with zeros."""
-    places = np.argwhere(border)
+    network, places = trained.model.network, np.argwhere(border)
     middle = places[np.abs(places - places.mean(axis=0)).sum(axis=1).argmin()]
-    edges = np.array(trained.patch_size)
+    edges = np.array(network.patch)
     starts = np.clip(middle - edges // 2, 0, np.maximum(0, np.array(border.shape) - edges))
     cut = tuple(slice(start, start + edge) for start, edge in zip(starts, edges, strict=True))
     patch, where = torch.zeros(1, len(seen.volume), *edges), torch.zeros(1, *edges)
     inside = tuple(slice(0, length) for length in border[cut].shape)
     patch[0, :, *inside] = seen.volume[:, *cut]
     where[0, *inside] = torch.from_numpy(border[cut]).float()
-    is_flat = len(trained.configuration.patch_size) == 2
-    patch, where = (patch[:, :, 0], where[:, 0]) if is_flat else (patch, where)
-    return patch.to(trained.device), where.to(trained.device)
+    patch, where = patch.reshape(*patch.shape[:2], *network.patch_size), where.reshape(1, *network.patch_size)
+    return patch.to(network.device), where.to(network.device)

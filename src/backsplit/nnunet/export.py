@@ -10,11 +10,12 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float16, Float32, Float64, Integer, UInt8
+from jaxtyping import Float, Float16, Float32, Float64, Integer, Real, UInt8
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor
 
 from backsplit.labels import Coarsening
-from backsplit.nnunet.preprocessing import REPRODUCED, is_reproduced, sliced_axis_of
+from backsplit.nnunet.preprocessing import REPRODUCED, is_reproduced, sliced_axis_of, spacings
 from backsplit.nnunet.resizing import Axis, axis_between
 from backsplit.nnunet.screening import Screened
 
@@ -38,8 +39,7 @@ def axes_of(
         configuration: of the model, one that `is_reproduced`.
     """
     image_shape = properties["shape_after_cropping_and_before_resampling"]
-    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
-    of_network = [*spacing[: 3 - len(configuration.spacing)], *configuration.spacing]
+    spacing, of_network = spacings(properties, plans, configuration)
     options = configuration.configuration["resampling_fn_probabilities_kwargs"]
     slicing = {key: value for key, value in options.items() if key not in {"is_seg", "order"}}
     sliced_axis = sliced_axis_of(of_network, spacing, **slicing)
@@ -160,9 +160,21 @@ def _along(plane: Float32[np.ndarray, "targets _ _"], axis: Axis, dimension: int
     )
 
 
+def resampled(
+    values: Float[Tensor, "channel z y x"],
+    properties: dict[str, Any],
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+) -> Float[np.ndarray, "channel image_z image_y image_x"]:
+    """Bring values from the network's grid to that of the cropped image, as the plans resample logits."""
+    of_image, of_network = spacings(properties, plans, configuration)
+    shape = properties["shape_after_cropping_and_before_resampling"]
+    return np.asarray(configuration.resampling_fn_probabilities(values, shape, of_network, of_image))
+
+
 def in_image(
-    cropped: Integer[np.ndarray, "cropped_z cropped_y cropped_x"], properties: dict[str, Any], plans: PlansManager
-) -> Integer[np.ndarray, "z y x"]:
+    cropped: Real[np.ndarray, "cropped_z cropped_y cropped_x"], properties: dict[str, Any], plans: PlansManager
+) -> Real[np.ndarray, "z y x"]:
     """Put a crop back where nnU-Net cut it out, and turn its axes back; 0 around it."""
     whole = np.zeros(properties["shape_before_cropping"], cropped.dtype)
     whole[tuple(slice(low, high) for low, high in properties["bbox_used_for_cropping"])] = cropped

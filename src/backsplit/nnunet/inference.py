@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Integer, UInt8
+from jaxtyping import Float32, Integer, UInt8
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from torch import nn
+from torch import Tensor, nn
 
 from backsplit.arrays import LabelMap, Voxels
 from backsplit.cases import Case
 from backsplit.errors import ModelError
 from backsplit.labels import identity
-from backsplit.nnunet.export import axes_of, can_export, in_image, label_map, posteriors
+from backsplit.nnunet.export import axes_of, can_export, in_image, label_map, posteriors, resampled
 from backsplit.nnunet.heads import take_heads
 from backsplit.nnunet.models import channel_names, initialize
 from backsplit.nnunet.prediction_settings import PredictionSettings
@@ -88,11 +88,9 @@ def tiled_network(
     predictor.network.to(predictor.device).eval()
     folds = [_fold(predictor, weights) for weights in predictor.list_of_parameters or ()]
     num_classes, patch_size = predictor.label_manager.num_segmentation_heads, predictor.configuration_manager.patch_size
-    num_inputs = len(channel_names(predictor.dataset_json))
-    example = torch.zeros((1, num_inputs, *patch_size), device=predictor.device)
     return TiledNetwork(
         folds=tuple(folds),
-        head=None if is_exact else take_heads(folds, example, num_classes),
+        head=None if is_exact else take_heads(folds, example_for(predictor), num_classes),
         num_classes=num_classes,
         patch_size=tuple(patch_size),
         step_size=predictor.tile_step_size,
@@ -101,6 +99,12 @@ def tiled_network(
         precision=precision,
         device=predictor.device,
     )
+
+
+def example_for(predictor: nnUNetPredictor) -> Float32[Tensor, "1 channel ..."]:
+    """A patch that the network of a loaded model takes, of zeros."""
+    num_inputs, patch_size = len(channel_names(predictor.dataset_json)), predictor.configuration_manager.patch_size
+    return torch.zeros((1, num_inputs, *patch_size), device=predictor.device)
 
 
 def _fold(predictor: nnUNetPredictor, weights: dict[str, Any]) -> nn.Module:
@@ -144,17 +148,14 @@ def _by_all_classes(
     """Resample the logits of all classes, as the plans say."""
     if question.with_posterior:
         raise ModelError("the plans of this model resample logits in a way of their own; leave out --probabilities")
-    plans, configuration, compared = model.nnunet.plans_manager, model.nnunet.configuration_manager, question.compared
+    compared = question.compared
     logits = np.zeros((compared.num_fine, *seen.volume.shape[1:]), np.float16)
     for slab in slabs:
         of_slab = question.compare(model.network.logits(slab.values.flatten(1)))
         planes = slice(slab.start, slab.start + len(slab.is_covered))
         logits[:, planes] = of_slab.reshape(-1, *slab.is_covered.shape)
-    spacing = [seen.properties["spacing"][axis] for axis in plans.transpose_forward]
-    of_network = [*spacing[: 3 - len(configuration.spacing)], *configuration.spacing]
-    shape = seen.properties["shape_after_cropping_and_before_resampling"]
-    resampled = configuration.resampling_fn_probabilities(torch.from_numpy(logits), shape, of_network, spacing)
-    return compared.of_labels(np.asarray(resampled).argmax(0))
+    plans, configuration = model.nnunet.plans_manager, model.nnunet.configuration_manager
+    return compared.of_labels(resampled(torch.from_numpy(logits), seen.properties, plans, configuration).argmax(0))
 
 
 def masks_of(model: LoadedModel, found: Found, question: Question) -> LabelMap:

@@ -39,10 +39,7 @@ def read_plans(model: Path) -> Plans:
     Raises:
         ModelError: the folder is no finished model of ours.
     """
-    path = model / "plans.json"
-    if not path.exists():
-        raise ModelError(f"{model} holds no trained model (no plans.json); train one with `backsplit train`")
-    plans = json.loads(path.read_text())
+    plans = plans_of(model)
     if BLOCK not in plans:
         raise ModelError(f"{model} was not trained by BackSplit; predict with nnU-Net's own commands")
     return plans

@@ -67,10 +67,17 @@ def normalise_and_resize(
         inside[:, ~binary_fill_holes(cropped.any(0))] = -1
     intensities = plans.foreground_intensity_properties_per_channel
     normalised = DefaultPreprocessor(verbose=False)._normalize(cropped, inside, configuration, intensities)
-    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
-    wanted = [*spacing[: 3 - len(configuration.spacing)], *configuration.spacing]
+    spacing, wanted = spacings(properties, plans, configuration)
     new_shape = compute_new_shape(cropped.shape[1:], spacing, wanted)
     return np.asarray(configuration.resampling_fn_data(normalised, new_shape, spacing, wanted))
+
+
+def spacings(
+    properties: dict[str, Any], plans: PlansManager, configuration: ConfigurationManager
+) -> tuple[list[float], list[float]]:
+    """Of the image, its axes turned as the plans say, and of what the network takes; slices stay as far apart."""
+    of_image = [properties["spacing"][axis] for axis in plans.transpose_forward]
+    return of_image, [*of_image[: 3 - len(configuration.spacing)], *configuration.spacing]
 
 
 class ResizedBy(ConfigurationManager):

@@ -16,7 +16,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from backsplit.arrays import Voxels
 from backsplit.cases import Case
-from backsplit.errors import CohortError, ConfigurationError, GeometryError, VolumeError
+from backsplit.errors import BackSplitError, CohortError, ConfigurationError, GeometryError, VolumeError
 from backsplit.nnunet.models import channel_names
 from backsplit.nnunet.preprocessing import Resampling, ResizedBy, crop, normalise_and_resize
 from backsplit.nnunet.tiles import Box
@@ -68,13 +68,10 @@ def read_case(
         VolumeError: an image that is missing, damaged, not three-dimensional, constant, or holds NaN or infinity.
         GeometryError: images of a case on different grids, or voxels far from those of the training.
     """
-    num_channels = len(channel_names(predictor.dataset_json))
-    if len(case.images) != num_channels:
-        raise CohortError(f"{case.name}: {len(case.images)} images, the model takes {num_channels} channels")
     try:
-        grid, images, properties = _read(predictor, case.images)
+        grid, images, properties = read_images(predictor, case.images)
         _check_spacing(grid, trained)
-    except (VolumeError, GeometryError) as error:
+    except BackSplitError as error:
         raise type(error)(f"{case.name}: {error}") from error
     plans, configuration = predictor.plans_manager, ResizedBy(predictor.configuration_manager, resampling)
     cropped = crop(images, properties, plans)
@@ -84,10 +81,17 @@ def read_case(
     return ReadCase(case, grid, torch.from_numpy(volume), properties, body)
 
 
-def _read(
+def read_images(
     predictor: nnUNetPredictor, images: Sequence[Path]
 ) -> tuple[Grid, Float32[np.ndarray, "channel z y x"], dict[str, Any]]:
-    """The images as nnU-Net's reader gives them."""
+    """The images of a case as nnU-Net's reader gives them; its grid, and what nnU-Net notes about it.
+
+    Raises:
+        BackSplitError: as `read_case`, but for the spacing; without the name of the case.
+    """
+    num_channels = len(channel_names(predictor.dataset_json))
+    if len(images) != num_channels:
+        raise CohortError(f"{len(images)} images, the model takes {num_channels} channels")
     grid = read_grid(images[0])
     stacked = np.empty((len(images), *grid.shape[::-1]), np.float32)
     for channel, image in zip(stacked, images, strict=True):

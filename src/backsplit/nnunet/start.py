@@ -206,7 +206,7 @@ def dataset_of(model: Path) -> dict[str, Any]:
 def _read_json(path: Path, key: str) -> dict[str, Any]:
     """A file of a model folder, which holds an object under a key at least."""
     if not path.exists():
-        raise ModelError(f"{path.parent} holds no trained model (no {path.name})")
+        raise ModelError(f"{path.parent} holds no trained model (no {path.name}); train one, or name nnU-Net's folder")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -79,7 +79,7 @@ class TiledNetwork:
         Raises:
             ModelError: numbers that the averages cannot hold.
         """
-        padded, box = self._padded(volume)
+        padded, box = pad(volume, self.patch)
         shape, weights = padded.shape[1:], self._weights()
         averages = self._averages(shape)
         steps = self._steps(shape)
@@ -95,15 +95,6 @@ class TiledNetwork:
         dtype, extent = torch.float if self.head else torch.half, (self.patch[0], *shape[1:])
         sums = torch.zeros((self.num_averaged, *extent), dtype=dtype, device=self.device)
         return Averages(sums, torch.zeros(extent, dtype=dtype, device=self.device))
-
-    def _padded(self, volume: Tensor) -> tuple[Tensor, Box]:
-        """The volume, no edge of it shorter than the patch; and where it lies in there."""
-        missing = [max(0, edge - old) for edge, old in zip(self.patch, volume.shape[1:], strict=True)]
-        before = [lack // 2 for lack in missing]
-        margins = [(first, lack - first) for first, lack in zip(before, missing, strict=True)]
-        flat = [number for pair in reversed(margins) for number in pair]
-        depth, height, width = (slice(first, first + old) for first, old in zip(before, volume.shape[1:], strict=True))
-        return nn.functional.pad(volume, flat), (depth, height, width)
 
     def _weights(self) -> Float32[Tensor, "z y x"]:
         """Of the voxels of a tile, as nnU-Net rounds them."""
@@ -162,6 +153,18 @@ class TiledNetwork:
         for fold in folds[1:]:
             folds[0] += fold
         return folds[0] if len(folds) == 1 else folds[0] / len(folds)
+
+
+def pad(
+    volume: Float32[Tensor, "channel z y x"], patch: Sequence[int]
+) -> tuple[Float32[Tensor, "channel padded_z padded_y padded_x"], Box]:
+    """The volume with zeros around, as nnU-Net pads it: no edge shorter than the patch; and where it lies in there."""
+    missing = [max(0, edge - old) for edge, old in zip(patch, volume.shape[1:], strict=True)]
+    before = [lack // 2 for lack in missing]
+    margins = [(first, lack - first) for first, lack in zip(before, missing, strict=True)]
+    flat = [number for pair in reversed(margins) for number in pair]
+    depth, height, width = (slice(first, first + old) for first, old in zip(before, volume.shape[1:], strict=True))
+    return nn.functional.pad(volume, flat), (depth, height, width)
 
 
 def _reaches(tile: Box, wanted: Box, origin: Box) -> bool:

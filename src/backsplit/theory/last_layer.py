@@ -15,7 +15,7 @@ Source:
     Optimizing neural networks with Kronecker-factored approximate curvature, ICML 2015, without their approximation.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,25 +71,38 @@ def find_last_layer(network: nn.Module, patch: Float[Tensor, "batch channel ..."
     Raises:
         ModelError: it ends in something else, or in a layer without bias.
     """
-    ran: list[tuple[nn.Module, Tensor]] = []
-    pointwise = [
-        module
-        for module in network.modules()
-        if isinstance(module, nn.Conv2d | nn.Conv3d) and {*module.kernel_size} == {1}
-    ]
-    hooks = [layer.register_forward_hook(lambda module, _, out: ran.append((module, out))) for layer in pointwise]
-    try:
-        with torch.no_grad():
-            output = network(patch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not ran or not isinstance(output, Tensor) or not torch.equal(ran[-1][1], output) or ran[-1][0].bias is None:
+    name = name_of_last_layer(network, patch, lambda layer: layer.bias is not None)
+    if name is None:
         raise ModelError(
             f"{type(network).__name__} does not end in a 1x1 convolution with bias, so the information about its last "
             "layer has no closed form here; use one of `backsplit train --network`"
         )
-    return ran[-1][0]
+    return network.get_submodule(name)
+
+
+@torch.no_grad()
+def name_of_last_layer(
+    network: nn.Module, patch: Float[Tensor, "batch channel ..."], is_meant: Callable[[nn.Conv2d | nn.Conv3d], bool]
+) -> str | None:
+    """Which of the 1x1 convolutions that are meant puts out what the network puts out; found by running it.
+
+    Returns:
+        None where none does.
+    """
+    made: dict[str, Tensor] = {}
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output, name=name: made.update({name: output}))
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Conv3d)
+        and {*layer.kernel_size, *layer.stride, layer.groups} == {1}
+        and is_meant(layer)
+    ]
+    try:
+        output = network(patch) if hooks else None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return next((name for name, of_layer in made.items() if of_layer is output), None)
 
 
 def look(network: nn.Module, layer: nn.Module, patch: Float[Tensor, "batch channel ..."]) -> Voxels:
