@@ -34,7 +34,7 @@ def study(composed, tmp_path):
             write_volume(Volume(mask, labels.grid), folder / f"{case.name}.nii.gz")
         model = tmp_path / f"model-{arm}"
         model.mkdir()
-        (model / "plans.json").write_text(json.dumps({BLOCK: {"seed": 3}}))
+        (model / "plans.json").write_text(json.dumps({"configurations": {}, BLOCK: {"seed": 3}}))
         told = {"arm": arm, "model": str(model), "cohort": str(composed), "rule": "argmax", "all_classes": False}
         told |= {"cases": {case.name: "0" for case in cohort.cases}}
         (folder / "predictions.json").write_text(json.dumps(told))
