@@ -28,6 +28,9 @@ WITH_ONE_CORE = ("compose", "compare", "report")
 WITH_CORES = {"prepare": "--processes", "evaluate": "--jobs"}
 """Kinds of jobs that work on several cases at once, and how they are told how many."""
 
+NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+"""A user's own: with them in force, the data sets of a store would share one folder of results."""
+
 
 class RunError(BackSplitError, RuntimeError):
     """Jobs of a grid failed."""
@@ -101,8 +104,8 @@ def _cores_of(job: Job, profile: Profile) -> list[str]:
 
 
 def _environment(grid: Grid, profile: Profile, lifeline: Path) -> dict[str, str]:
-    """Variables that tie jobs to this run and to GPUs, where they run on this machine."""
-    environment = dict(os.environ)
+    """All but nnU-Net's folders; and what ties jobs to this run and to GPUs, where they run on this machine."""
+    environment = {name: value for name, value in os.environ.items() if name not in NNUNET_FOLDERS}
     if not profile.outlives_driver:
         environment[LIFELINE] = str(lifeline)
         if profile.gpus:
