@@ -18,7 +18,7 @@ from backsplit.volume import Volume
 
 LEAST_SCORE = 0.05
 """A class is recommended from this share on: of the lesions' surface, of their volume, of the false
-positives, or of the target's variance.""" ""
+positives, or of the target's variance."""
 COLUMNS = (
     *("rank", "class", "score", "contact", "containment", "false_positives", "volume", "drop", "drop_alone", "turn"),
     *("num_cases", "num_lesions", "recommended", "reason"),
