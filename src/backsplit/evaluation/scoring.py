@@ -151,7 +151,7 @@ def score_label_maps(
     for name, values in scoring.masks_of(classes).items():
         predicted, referred = (_mask(labels, values) for labels in (prediction, reference))
         box = joint_box(bounding_box(predicted), bounding_box(referred))
-        masks = (predicted[box], referred[box])
+        masks = (np.asfortranarray(predicted[box]), np.asfortranarray(referred[box]))
         counted = lesions.count_lesions(*masks, min_voxels=scoring.smallest_lesion(spacing_mm))
         scores = _score_masks(*masks, spacing_mm, scoring) | lesions.lesion_scores(
             counted, voxel_ml=math.prod(spacing_mm) / 1000

@@ -20,14 +20,16 @@ FULL = 255
 def neighbour_codes(mask: Mask) -> UInt8[np.ndarray, "corners_x corners_y corners_z"]:
     """Code of every corner point: voxel `(i, j, k)` of its 2x2x2 neighbourhood sets bit `4i + 2j + k`.
 
-    One axis after the other doubles the bits; the result lies in memory as the mask does.
+    One axis after the other doubles the bits, in place; the result lies in memory as the mask does, and has one more
+    plane at the end of each axis, all 0.
     """
     order = "F" if mask.strides[0] < mask.strides[2] else "C"
     codes = np.zeros([length + 2 for length in mask.shape], dtype=np.uint8, order=order)
     codes[1:-1, 1:-1, 1:-1] = mask
-    codes = codes[:-1] | codes[1:] << 4
-    codes = codes[:, :-1] | codes[:, 1:] << 2
-    return codes[:, :, :-1] | codes[:, :, 1:] << 1
+    codes[:-1] |= codes[1:] << 4
+    codes[:, :-1] |= codes[:, 1:] << 2
+    codes[:, :, :-1] |= codes[:, :, 1:] << 1
+    return codes
 
 
 @lru_cache(maxsize=64)
