@@ -32,6 +32,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from backsplit.cli.main import HUGE_PAGES
 from backsplit.datasets.nnunet import images_in
 from backsplit.files import write_json
 from backsplit.labels import LabelScheme
@@ -194,6 +195,8 @@ class Stopwatch:
 
 def predict(who: str, model: Path, images: Path, output: Path, num_threads: int) -> dict[str, float]:
     """One case; called in a process of its own."""
+    if who == "ours":
+        os.environ[HUGE_PAGES] = "1"  # as the command line does
     torch.set_num_threads(num_threads)
     stopwatch, started, busy = Stopwatch(), time.perf_counter(), time.process_time()
     if who == "ours":

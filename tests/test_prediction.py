@@ -161,19 +161,28 @@ def test_a_hippocampus_is_stock_nnunets_isotropic_and_in_slices(real_data, tmp_p
     assert_equals_stock(image, tmp_path, spacing)
 
 
-@pytest.mark.parametrize("spacing", [(4.0, 4.0, 4.0), (6.0, 1.6, 1.6)])
-def test_a_volume_like_kits_is_stock_nnunets(tmp_path, spacing):
-    rng = np.random.default_rng(0)
-    blobs = np.kron(rng.normal(0, 300, (6, 12, 12)), np.ones((3, 8, 8))) + rng.normal(0, 40, (18, 96, 96))
-    direction = (0.0, 0.0, -1.0, 0.0, 1.0, 0.0, -1.0, 0.0, 0.0)
-    image = tmp_path / "case_0000.nii.gz"
-    write_volume(Volume(blobs.astype(np.int16), Grid(blobs.shape, (3.0, 0.8, 0.8), (0, 0, 0), direction)), image)
-    assert_equals_stock(image, tmp_path, spacing)
+@pytest.fixture(scope="module")
+def kits_images(real_data, tmp_path_factory) -> list[Path]:
+    """Images made up around three KiTS23 label maps, in coarse voxels."""
+    folder = tmp_path_factory.mktemp("kits")
+    (folder / "labels").mkdir()
+    for name in ("case_00050", "case_00129", "case_00147"):
+        (folder / "labels" / f"{name}.nii.gz").symlink_to(real_data / "kits23_labels" / f"{name}.nii.gz")
+    made = ("--synthetic-images", "--spacing-mm", 6, "--jobs", 1)
+    run("convert", "kits23", folder / "labels", folder / "cohort", *made)
+    return [case.images[0] for case in cases.read(folder / "cohort").cases]
+
+
+@pytest.mark.parametrize("spacing", [(7.5, 7.5, 7.5), (18.0, 4.8, 4.8)])
+def test_made_up_kits_images_are_stock_nnunets_isotropic_and_in_slices(kits_images, tmp_path, spacing):
+    assert len(kits_images) == 3
+    for image in kits_images:
+        assert_equals_stock(image, tmp_path / image.parent.name / image.name, spacing)
 
 
 def assert_equals_stock(image: Path, folder: Path, spacing) -> None:
     model = folder / NAME
-    channel = "CT" if "case" in image.name else "MR"
+    channel = "MR" if "hippocampus" in image.name else "CT"
     write_model(model, FINE, patch_size=(16, 16, 16), spacing=spacing, channel_names=(channel,), seed=SEED)
     assert_mask_is_stock(model, image, folder)
 
