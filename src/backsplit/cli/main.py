@@ -51,8 +51,8 @@ COMMANDS = (
 )
 LIFELINE, SLOTS = "BACKSPLIT_LIFELINE", "BACKSPLIT_GPU_SLOTS"  # as in experiments/jobs.py, which Windows has not
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
-"""Read by torch at its first tensor: whether tensors lie in huge pages. glibc gives each large tensor back to the kernel,
-which hands out fresh pages one by one for the next; that takes half of the time of a small network on a CPU."""
+"""Read by torch at its first tensor: whether tensors lie in huge pages. glibc gives each large tensor back to the
+kernel, which hands out fresh pages one by one for the next: half of the time of a small network on a CPU."""
 DISK_ADVICE = {
     errno.ENOSPC: "free some space or use another folder",
     errno.EDQUOT: "free some of your quota or use another folder",
