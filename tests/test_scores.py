@@ -1,18 +1,13 @@
-"""Overlap, border voxels and lesions: scikit-learn and MONAI as independent references, slow twins, laws, by hand."""
+"""Overlap, border voxels and lesions: slow twins, laws, by hand. Other tools: `test_references.py`."""
 
 import math
-import warnings
 
 import cc3d
 import numpy as np
 import pytest
-import surface_distance
-import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from monai.metrics import compute_hausdorff_distance, compute_surface_dice
-from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
 
 from backsplit.errors import ConfigurationError, GeometryError, LabelError
 from backsplit.evaluation import (
@@ -26,13 +21,10 @@ from backsplit.evaluation import (
     count_lesions,
     count_overlap,
     dice,
-    iou,
     lesion_scores,
     metric_of,
     metrics_in,
     nsd_column,
-    precision,
-    recall,
     score_label_maps,
     surface_distances,
 )
@@ -46,44 +38,6 @@ SPACING = (0.7, 1.3, 3.0)
 masks = array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=7).flatmap(
     lambda shape: st.tuples(*[arrays(bool, shape, elements=st.booleans(), fill=st.just(False))] * 2)
 )
-
-
-@given(masks)
-def test_overlap_is_that_of_scikit_learn(pair):
-    prediction, reference = pair
-    counts = count_overlap(prediction, reference)
-    flat = (reference.ravel(), prediction.ravel())
-    for ours, theirs, is_defined in (
-        (dice, f1_score, prediction.any() or reference.any()),
-        (iou, jaccard_score, prediction.any() or reference.any()),
-        (precision, precision_score, prediction.any()),
-        (recall, recall_score, reference.any()),
-    ):
-        if is_defined:
-            assert ours(counts) == pytest.approx(theirs(*flat, zero_division=0))
-        else:
-            assert math.isnan(ours(counts))
-
-
-def monai(prediction, reference, tolerance_mm):
-    """HD95 and NSD of MONAI, background and class as one-hot channels."""
-    one_hot = [torch.from_numpy(np.stack([~mask, mask])[None].astype(np.float32)) for mask in (prediction, reference)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        distance = compute_hausdorff_distance(*one_hot, percentile=95, spacing=SPACING)
-        share = compute_surface_dice(*one_hot, class_thresholds=[tolerance_mm], spacing=SPACING)
-    return float(distance), float(share)
-
-
-@settings(max_examples=40)
-@given(masks)
-def test_border_voxels_are_those_of_monai(pair):
-    prediction, reference = pair
-    assume(prediction.any() and reference.any())
-    distances = border_distances(prediction, reference, spacing_mm=SPACING)
-    expected = monai(prediction, reference, 1.5)
-    assert border_hausdorff_mm(distances, percentile=95) == pytest.approx(expected[0], abs=1e-4)
-    assert border_surface_dice(distances, tolerance_mm=1.5) == pytest.approx(expected[1], abs=1e-6)
 
 
 def test_border_of_empty_masks():
@@ -106,16 +60,6 @@ def test_average_distance_is_between_zero_and_the_largest(pair):
     both = np.concatenate([surfaces.prediction_to_reference_mm, surfaces.reference_to_prediction_mm])
     assert 0 <= average <= both.max()
     assert (average == 0) == (both.max() == 0)
-
-
-@settings(max_examples=40)
-@given(masks)
-def test_average_distance_is_that_of_deepmind(pair):
-    prediction, reference = pair
-    assume(prediction.any() and reference.any())
-    ours = average_surface_distance_mm(surface_distances(prediction, reference, spacing_mm=SPACING))
-    theirs = surface_distance.compute_surface_distances(reference, prediction, SPACING)
-    assert ours == pytest.approx(np.mean(surface_distance.compute_average_surface_distance(theirs)), abs=1e-6)
 
 
 def counted_slowly(prediction, reference, min_voxels):
