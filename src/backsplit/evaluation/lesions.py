@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 
 from backsplit.arrays import Mask
+from backsplit.evaluation.boxes import bounding_box, joint_box
 from backsplit.evaluation.overlap import ReferenceMask, require_one_shape
 
 MATCHING_IOU = 0.5
@@ -71,7 +72,8 @@ def count_lesions(prediction: Mask, reference: ReferenceMask, *, min_voxels: int
         GeometryError: the masks differ in shape.
     """
     require_one_shape(prediction, reference)
-    return match_components(components(prediction, min_voxels), components(reference, min_voxels))
+    box = joint_box(bounding_box(prediction), bounding_box(reference))
+    return match_components(components(prediction[box], min_voxels), components(reference[box], min_voxels))
 
 
 def match_components(prediction: Components, reference: Components) -> Lesions:
