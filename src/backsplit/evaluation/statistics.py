@@ -23,6 +23,8 @@ Differences = Float[np.ndarray, " units"]
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 9999
 FEWEST_UNITS = 3
+ENOUGH_UNITS = 20
+"""Of skewed differences, intervals of fewer hold the mean less often than they say (`docs/statistics.md`)."""
 ZERO_METHOD = "pratt"
 """Wilcoxon: pairs without a difference are ranked with the others, then their ranks are dropped."""
 COMPARED = ("dice", "hd95_mm")
@@ -70,7 +72,7 @@ def compare(
         arm, the effect sizes `effect_rank_biserial` (matched pairs, in -1 to 1) and `effect_d` (mean over standard
         deviation), positive where the arm is better, `p_wilcoxon` (signed-rank) and `p_permutation` (signs of the
         differences, mean as statistic), both two-sided, `p_holm` (the former corrected over the whole table), `note`
-        (why something is undefined), `empty_policy`.
+        (why something is undefined or to be read with care), `empty_policy`.
 
     Raises:
         ConfigurationError: the baseline is not among the arms, there is no other, or a metric was not scored.
@@ -154,7 +156,7 @@ def holm(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
 
 
 def bootstrap_interval(differences: Differences, *, seed: int) -> tuple[float, float, str]:
-    r"""95 % BCa interval of the mean, and a note: empty, or the reason why the limits are NaN.
+    r"""95 % BCa interval of the mean, and a note: empty, why the limits are NaN, or that the units are few.
 
     A bootstrap of $n$ units is too narrow by the factor $\sqrt{(n - 1) / n}$ and by that of a normal to a t
     distribution. So the interval is taken at the level whose normal quantile is $\sqrt{n / (n - 1)} \, t_{n - 1}$.
@@ -177,7 +179,10 @@ def bootstrap_interval(differences: Differences, *, seed: int) -> tuple[float, f
             rng=np.random.default_rng(seed),
         ).confidence_interval
     low, high = float(interval.low), float(interval.high)
-    return low, high, "no interval: the bootstrap distribution is degenerate" if np.isnan(low + high) else ""
+    if np.isnan(low + high):
+        return low, high, "no interval: the bootstrap distribution is degenerate"
+    few = f"{differences.size} pairs: an interval of fewer than {ENOUGH_UNITS} may be too narrow"
+    return low, high, few if differences.size < ENOUGH_UNITS else ""
 
 
 def _expanded_level(num_units: int) -> float:
