@@ -16,6 +16,7 @@ from backsplit.cli import main
 from backsplit.errors import ModelError
 from backsplit.nnunet.archive import unpack
 from backsplit.nnunet.models import licence_of
+from backsplit.nnunet.reading import trained_spacings
 from backsplit.nnunet.sharing import MANIFEST, export_model, export_stock, how_to_use, import_model
 from backsplit.nnunet.start import read_checkpoint
 from tinymodels import write_model
@@ -98,6 +99,18 @@ def test_a_file_says_nothing_about_patients_and_holds_no_pickle(shared):
 def test_the_same_model_gives_the_same_file(model, shared, tmp_path):
     export_model(model, tmp_path / "again.zip", licence="CC BY 4.0")
     assert (tmp_path / "again.zip").read_bytes() == shared.read_bytes()
+
+
+def test_the_spacings_trained_on_come_along_without_the_cases(model, tmp_path):
+    seen = {"spacings": [[3.0, 0.8, 0.7], [1.0, 0.9, 0.8]], "shapes_after_crop": {"Doe": [1, 2, 3]}}
+    (model / "dataset_fingerprint.json").write_text(json.dumps(seen))
+    export_model(model, tmp_path / "spaced.zip")
+    imported = import_model(tmp_path / "spaced.zip", tmp_path / "spaced")
+    assert trained_spacings(imported) == trained_spacings(model) == ((0.7, 0.8), (0.8, 0.9), (1.0, 3.0))
+    members = members_of(tmp_path / "spaced.zip")
+    assert json.loads(members["dataset_fingerprint.json"]) == {"spacings": [[0.7, 0.8, 1.0], [0.8, 0.9, 3.0]]}
+    damaged = {**members, "dataset_fingerprint.json": b'{"spacings": ["thin"]}'}
+    refused(crafted(tmp_path, damaged), tmp_path, "expected `spacings`, three edges of each image")
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])

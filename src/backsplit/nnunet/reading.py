@@ -16,7 +16,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from backsplit.arrays import Voxels
 from backsplit.cases import Case
-from backsplit.errors import BackSplitError, CohortError, ConfigurationError, GeometryError, VolumeError
+from backsplit.errors import BackSplitError, CohortError, ConfigurationError, GeometryError, ModelError, VolumeError
 from backsplit.nnunet.models import channel_names
 from backsplit.nnunet.preprocessing import Resampling, ResizedBy, crop, normalise_and_resize
 from backsplit.nnunet.tiles import Box
@@ -148,11 +148,18 @@ def check_body_is_known(model: Path, channels: Sequence[str]) -> None:
 
 
 def trained_spacings(model: Path) -> Spacings | None:
-    """The voxels of the images that a model was trained on; None if that is not recorded."""
+    """The voxels of the images that a model was trained on; None if that is not recorded.
+
+    Raises:
+        ModelError: the record is damaged.
+    """
     path = model / "dataset_fingerprint.json"
     if not path.exists():
         return None
-    edges = np.sort(json.loads(path.read_text(encoding="utf-8"))["spacings"], axis=1)
+    try:
+        edges = np.sort(np.array(json.loads(path.read_text(encoding="utf-8"))["spacings"], float), axis=1)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: expected `spacings`, three edges of each image ({error}); remove it") from error
     return tuple((float(low), float(high)) for low, high in zip(edges.min(0), edges.max(0), strict=True))
 
 

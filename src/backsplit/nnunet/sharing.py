@@ -1,7 +1,7 @@
 """Models in one file that cannot run anything: weights as safetensors, the rest as JSON, every member hashed.
 
-A file is a zip of `backsplit-model.json` (the manifest), `plans.json`, `dataset.json` and `fold_<k>.safetensors`. It
-names no patient, no case and no path. Equal models give equal bytes.
+A file is a zip of `backsplit-model.json` (the manifest), `plans.json`, `dataset.json`, `fold_<k>.safetensors` and the
+range of spacings. It names no patient, no case and no path. Equal models give equal bytes.
 """
 
 import hashlib
@@ -30,11 +30,14 @@ from backsplit.nnunet.inference import load_model
 from backsplit.nnunet.models import NOT_STATED, OURS, folds_of, licence_of
 from backsplit.nnunet.networks import configuration_of_model
 from backsplit.nnunet.prediction_settings import PredictionSettings
+from backsplit.nnunet.reading import trained_spacings
 from backsplit.nnunet.start import dataset_of, plans_of, read_checkpoint, without_wrappers
 from backsplit.nnunet.training import FINAL
 
 FORMAT = 1
 MANIFEST, PLANS, DATASET = "backsplit-model.json", "plans.json", "dataset.json"
+SPACINGS = "dataset_fingerprint.json"
+"""Shortest and longest edges of the voxels trained on, where the model has them; nothing else of nnU-Net's file."""
 LICENCE = "LICENSE"
 """Beside an imported model, where a licence was stated; it goes along when the model is exported again."""
 LARGEST_JSON_BYTES = 16 * 2**20
@@ -79,6 +82,8 @@ def export_model(
     chosen = folds or folds_of(model, checkpoint)
     plans, members = _without_places(plans_of(model)), {}
     members[PLANS], members[DATASET] = _json(plans), _json(_described(model))
+    if spacings := trained_spacings(model):
+        members[SPACINGS] = _json({"spacings": list(zip(*spacings, strict=True))})
     told: dict[str, Any] = {}
     for fold in chosen:
         content = read_checkpoint(model / f"fold_{fold}" / checkpoint)
@@ -144,6 +149,7 @@ def import_model(file: Path, folder: Path) -> Path:
         _unpack(file, scratch)
         settings = PredictionSettings()
         load_model(scratch, folds_of(scratch, FINAL), settings, torch.device("cpu"))
+        trained_spacings(scratch)  # as prediction will read them
         scratch.chmod(0o755)
         scratch.rename(folder)
     finally:
@@ -179,8 +185,9 @@ def _unpack(file: Path, folder: Path) -> None:
         raise ModelError(f"{file} cannot be read ({error}); expected a file of `backsplit export`") from error
     if manifest["licence"] != NOT_STATED:
         write_text(f"{manifest['licence']}\n", folder / LICENCE)
-    for name in (PLANS, DATASET):
-        write_json(_parsed(contents[name], f"{file}: {name}"), folder / name)
+    for name in (PLANS, DATASET, SPACINGS):
+        if name in contents:
+            write_json(_parsed(contents[name], f"{file}: {name}"), folder / name)
     for fold, told in manifest["folds"].items():
         try:
             weights = safetensors.torch.load(contents[f"fold_{fold}.safetensors"])
@@ -210,7 +217,7 @@ def _manifest(opened: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], f
         raise ModelError(
             f"{file}: {MANIFEST} states no licence, folds and members as it should; export the model again"
         )
-    expected = {PLANS, DATASET, *(f"fold_{fold}.safetensors" for fold in folds)}
+    expected = {PLANS, DATASET, *(f"fold_{fold}.safetensors" for fold in folds)} | ({SPACINGS} & set(members))
     if odd := sorted((set(members) ^ expected) | ((set(entries) - {MANIFEST}) ^ expected)):
         raise ModelError(
             f"{file}: members {', '.join(map(repr, odd[:3]))} are missing, or have no place in a model; do not use it"
