@@ -1,6 +1,7 @@
 """Prediction beside stock nnU-Net's, from the file of an image to the file of a mask, by the number of classes.
 
 Run:  .venv/bin/python benchmarks/inference.py [--small] [--repeats 3] [--threads 2]
+      .venv/bin/python benchmarks/inference.py --models BINARY BACKSPLIT   (folders of trained models, see below)
 
 A made-up CT of 300 x 400 x 400 voxels of 0.8 mm: noise, ellipsoids, and bright lesions, the target. The network works
 at 1.2 mm, in patches of 128 voxels, so that everything is resampled both ways. It is a U-Net of two resolutions with 8
@@ -9,9 +10,13 @@ it. Mirroring is off. Ours and stock take turns, each in a process of its own. P
 lowest and highest: seconds from the call to the written mask (without imports), seconds in the network's forward pass,
 the rest by the wall clock and in CPU time, which other work on the machine stretches less, and the peak memory of the
 process, imports included.
+
+With `--models`, trained ones take the place of the made-up ones. Stock nnU-Net has to find them, so they are what
+`backsplit export ARM zip --nnunet` wrote, unpacked; `backsplit demo` trains two.
 """
 
 import argparse
+import json
 import math
 import multiprocessing
 import os
@@ -200,7 +205,7 @@ def predict(who: str, model: Path, images: Path, output: Path, num_threads: int)
     torch.set_num_threads(num_threads)
     stopwatch, started, busy = Stopwatch(), time.perf_counter(), time.process_time()
     if who == "ours":
-        predictor = TargetPredictor(model, (0,), PredictionSettings(mirroring=False), CPU)
+        predictor = TargetPredictor(model, (0,), PredictionSettings(mirroring=False, any_spacing=True), CPU)
         predictor.predict(images_in(images), output, cohort="bench")
     else:
         output.mkdir()
@@ -224,13 +229,13 @@ def in_own_process(work: Callable[..., Any], *given: Any) -> Any:  # noqa: ANN40
         return pool.submit(work, *given).result()
 
 
-def measure(folder: Path, arms: Arms, repeats: int, num_threads: int) -> Runs:
+def measure(folder: Path, arms: Arms, models: dict[int, Path], repeats: int, num_threads: int) -> Runs:
     """All arms in turns."""
     runs: Runs = {arm: [] for arm in arms}
     for repeat in range(repeats):
         for (who, num_classes), done in runs.items():
-            model, output = folder / f"model-{num_classes}", folder / f"{who}-{num_classes}-{repeat}"
-            done.append(in_own_process(predict, who, model, folder / "images", output, num_threads))
+            output = folder / f"{who}-{num_classes}-{repeat}"
+            done.append(in_own_process(predict, who, models[num_classes], folder / "images", output, num_threads))
             print(who, num_classes, {key: round(value, 2) for key, value in done[-1].items()}, file=sys.stderr)
     return runs
 
@@ -247,8 +252,8 @@ def show(runs: Runs, folder: Path) -> None:
         ]
         print(f"| {arm[0]}, {arm[1]} | {' | '.join(cells)} |")
     print(f"\n| ratio | {' | '.join(keys)} |\n|{' --- |' * (len(keys) + 1)}")
-    pairs = [(("ours", 11), ("ours", 2)), (("ours", 118), ("ours", 2))]
-    pairs += [(("stock", 11), ("ours", 11)), (("stock", 2), ("ours", 2)), (("stock", 11), ("ours", 118))]
+    pairs = [(("ours", number), ("ours", 2)) for who, number in runs if who == "ours" and number > 2]
+    pairs += [(("stock", number), ("ours", number)) for who, number in runs if who == "stock"]
     for one, other in pairs:
         if one in runs and other in runs:
             ratios = [f"{middle[one][key] / middle[other][key]:.3f}" for key in keys]
@@ -270,18 +275,23 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--arms", nargs="+", default=[f"{who}-{number}" for who, number in ARMS])
+    parser.add_argument("--models", nargs="+", type=Path, default=[], help="model folders, instead of made-up ones")
     told = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": str(told.threads), "nnUNet_def_n_proc": str(told.threads)}  # of the processes
     arms = [(who, int(number)) for who, number in (arm.split("-") for arm in told.arms)]
+    models = {len(json.loads((model / "dataset.json").read_text())["labels"]): model for model in told.models}
+    if models:
+        arms = [(who, number) for number in models for who in ("ours", "stock")]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         shape, patch = (SMALL_SHAPE, SMALL_PATCH) if told.small else (SHAPE, PATCH)
         in_own_process(write_image, folder / "images" / "case_0000.nii.gz", shape)
-        for num_classes in {number for _, number in arms}:
-            in_own_process(write_model, folder / f"model-{num_classes}", num_classes, patch)
+        for num_classes in {number for _, number in arms} - models.keys():
+            models[num_classes] = folder / f"model-{num_classes}"
+            in_own_process(write_model, models[num_classes], num_classes, patch)
         load = os.getloadavg()[0]
         print(f"{told.threads} threads, load {math.ceil(load)} at the start, medians of {told.repeats}\n")
-        show(measure(folder, arms, told.repeats, told.threads), folder)
+        show(measure(folder, arms, models, told.repeats, told.threads), folder)
 
 
 if __name__ == "__main__":
