@@ -4,7 +4,7 @@ Run:  python benchmarks/paper_recipes.py STORE docs/recipes-run.md [--nninteract
 
 One epoch of four iterations, fold 0, phantoms of 32 voxels. The recipes share STORE, so that what one has made is not
 made again for the next; a second call does nothing but tabulate. Without MODEL, a folder as nnInteractive downloads it,
-table-4 is left out.
+the recipes with clicks are left out.
 """
 
 import argparse
@@ -20,25 +20,30 @@ from backsplit.experiments.reproducing import PHANTOM, names, recipe_of_paper
 from backsplit.files import write_text
 
 SMALL = ("phantom.size=32", "phantom.num_cases=10", "prepare.patch_size=[16,16,16]", "prepare.features=[4,8]")
-CLICKED = "table-4"
 TEXT = """# One pass of all recipes of the paper
 
 Written by `benchmarks/paper_recipes.py` ({machine}, {cores} cores): made-up cases of 32 voxels, one epoch of four
-iterations, fold 0. It shows that each recipe runs to its table; its scores mean nothing. Recipes share what they can:
-jobs that an earlier one had done are not done again.
+iterations, fold 0. It shows that each recipe runs to its table or figure; its scores mean nothing. Recipes share what
+they can: jobs that an earlier one had done are not done again.
 
-| recipe | jobs done now | already done | trainings now | rows of its table | minutes |
-| --- | --- | --- | --- | --- | --- |
+| recipe | jobs done now | already done | trainings now | rows of its tables | figures | minutes |
+| --- | --- | --- | --- | --- | --- | --- |
 {rows}
 {left}"""
+
+
+def clicked(name: str) -> list[str]:
+    """Data sets of a recipe with masks by nnInteractive."""
+    data = recipe_of_paper(name, [PHANTOM], [], has_ours=False).data
+    return [each for each, entry in data.items() if "clicks" in entry.masks]
 
 
 def settings(name: str, model: Path | None) -> list[str]:
     """What makes a recipe small."""
     data = recipe_of_paper(name, [PHANTOM], [], has_ours=False).data
     small = [f"data.{each}.{setting}" for each in data for setting in SMALL]
-    clicked = [f"data.{each}.masks.clicks.options.model={model}" for each in data] if name == CLICKED else []
-    return ["budget.epochs=1", "budget.iterations=4", *small, *clicked]
+    models = [f"data.{each}.masks.clicks.options.model={model}" for each in clicked(name)]
+    return ["budget.epochs=1", "budget.iterations=4", *small, *models]
 
 
 def run(name: str, store: Path, model: Path | None) -> str:
@@ -56,10 +61,12 @@ def run(name: str, store: Path, model: Path | None) -> str:
     minutes = (time.perf_counter() - start) / 60
     jobs, trainings = (re.search(rf"^{kind} +(\d+) to do +(\d+) done$", ended.stdout, re.MULTILINE) for kind in KINDS)
     assert jobs
-    assert trainings
-    rows = [line for line in ended.stdout.splitlines() if line.startswith("| ") and "paper's table" not in line]
-    is_row = [not line.startswith(("| ---", "| Class")) for line in rows]
-    return f"| `{name}` | {jobs[1]} | {jobs[2]} | {trainings[1]} | {sum(is_row)} | {minutes:.1f} |"
+    lines = ended.stdout.splitlines()
+    rows = [line for line in lines if line.startswith("| ") and "paper's table" not in line]
+    num_rows = sum(not line.startswith(("| ---", "| Class", "| Structure")) for line in rows)
+    num_figures = sum(bool(re.search(r"figure-[^/]*\.pdf$", line)) for line in lines)
+    num_trained = trainings[1] if trainings else 0
+    return f"| `{name}` | {jobs[1]} | {jobs[2]} | {num_trained} | {num_rows} | {num_figures} | {minutes:.1f} |"
 
 
 KINDS = ("jobs", "train")
@@ -73,7 +80,7 @@ def main() -> None:
     parser.add_argument("--nninteractive", type=Path)
     parser.add_argument("--only", nargs="+", default=names())
     told = parser.parse_args()
-    left = [CLICKED] if told.nninteractive is None and CLICKED in told.only else []
+    left = [name for name in told.only if told.nninteractive is None and clicked(name)]
     rows = []
     for name in told.only:
         if name not in left:

@@ -36,6 +36,8 @@ class Compose:
     Several make a label map each: arms train on the first, or on another with `train --source`."""
     force: bool = False
     """Take masks as auxiliaries that are lesions by their name."""
+    allow_empty: bool = False
+    """Keep auxiliaries that a model's masks show in no case; an output for them is then never labelled."""
     output: Path | None = None
     """Folder for label maps and manifest; by default that of the workspace."""
     workspace: Path = DEFAULT_WORKSPACE
@@ -49,7 +51,14 @@ class Compose:
 
         scheme = LabelScheme(self.targets, self.auxiliaries)
         folder = self.output or Workspace(self.workspace).cohort
-        compose(cases.read(self.cohort), scheme=scheme, folder=folder, sources=self.sources, force=self.force)
+        compose(
+            cases.read(self.cohort),
+            scheme=scheme,
+            folder=folder,
+            sources=self.sources,
+            force=self.force,
+            has_empty=self.allow_empty,
+        )
         say(f"{folder / cases.MANIFEST_NAME}")
 
 

@@ -33,6 +33,7 @@ class RunOptions:
 
     def carry_out(self, recipe: "Recipe") -> None:
         """Forecast or run a recipe."""
+        from backsplit.cli.study_figures import draw_figures
         from backsplit.experiments.building import build_grid
         from backsplit.experiments.forecast import forecast
         from backsplit.experiments.tabulate import tabulate
@@ -45,6 +46,8 @@ class RunOptions:
             return
         run_grid(grid, self.chosen_profile(), extra=self.extra(), view=Progress(grid))
         say(tabulate(grid))
+        for path in draw_figures(grid):
+            say(f"{path}")
         say(f"{grid.store.study(grid.study)}")
 
     def chosen_profile(self) -> "Profile":

@@ -45,6 +45,8 @@ class Annotate(ABC):
     structures: tuple[str, ...] | None = None
     """Which to take, with spaces or commas between them; the first wins where masks overlap. By default all that are
     no lesions."""
+    rename: tuple[str, ...] = ()
+    """Other names for structures, each old=new: those of the label maps or of other masks for the same organ."""
     check: str | None = None
     """Also write Dice per structure against `labels`, the cohort's own label maps, or against other masks by name."""
     resample: Literal["nearest", "linear"] | None = None
@@ -59,6 +61,7 @@ class Annotate(ABC):
         from backsplit import cases
         from backsplit.errors import ConfigurationError
         from backsplit.sources import annotate
+        from backsplit.sources.renamed import rename
 
         cohort = cases.read(self.cohort)
         folder = self.cohort if self.cohort.is_dir() else self.cohort.parent
@@ -67,7 +70,7 @@ class Annotate(ABC):
             raise ConfigurationError(
                 f"--name {cases.OWN_LABELS}: that is what the cohort's own label maps are called; choose another"
             )
-        source = self.opened(cohort)
+        source = rename(self.opened(cohort), self.rename)
         done = annotate(
             cohort, source, name=name, folder=folder, num_processes=max(1, self.jobs), resample=self.resample
         )

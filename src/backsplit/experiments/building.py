@@ -4,16 +4,18 @@ Every data set, training and study is filed under a content address of its setti
 done, and nothing that was made otherwise is mixed with it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from backsplit.experiments.data_jobs import DataJobs, Model, address_of, identity_of, typed_options
-from backsplit.experiments.grid import Grid, Group, Job, Training
+from backsplit.experiments.grid import Check, Grid, Group, Job, Training, name_at
 from backsplit.experiments.paths import Store
 from backsplit.experiments.recipes import ArmChoice, Recipe, Trained
-from backsplit.nnunet.arms import BUDGETS
+from backsplit.nnunet.arms import BUDGETS, checkpoint_name
 
+KEPT = "kept"
+"""Folder of the checkpoints on the way, in that of their group."""
 FINETUNING_SHARE = 4
 """A fine-tuning lasts a quarter of the budget, as in the paper."""
 
@@ -28,12 +30,15 @@ def build_grid(recipe: Recipe, root: Path) -> Grid:
     jobs: list[Job] = []
     trainings: list[Training] = []
     groups: list[Group] = []
+    kept: list[Group] = []
+    checks: list[Check] = []
     addresses: dict[str, str] = {}
     models: dict[Trained, Model] = {}
     for name, data in recipe.data.items():
         chain = DataJobs(store, name, data, models)
         addresses[name] = chain.address
-        jobs += chain.jobs()
+        jobs += chain.jobs(is_trained_on=any(recipe.arms_of(name, network) for network in recipe.networks))
+        checks += chain.checks()
         for network in recipe.networks:
             for seed in recipe.seeds:
                 cell = _Cell(recipe, chain, network, seed, study)
@@ -41,9 +46,12 @@ def build_grid(recipe: Recipe, root: Path) -> Grid:
                     jobs += cell.jobs()
                     trainings += cell.trainings()
                     groups.append(cell.group)
+                    kept += cell.kept
                     for arm in cell.arms if seed == recipe.seeds[0] else ():
                         models[Trained(data=name, arm=arm, network=network)] = cell.model(arm)
-    return Grid(store, recipe, study, tuple(jobs), tuple(trainings), tuple(groups), addresses)
+    return Grid(
+        store, recipe, study, tuple(jobs), tuple(trainings), tuple(groups), tuple(kept), tuple(checks), addresses
+    )
 
 
 class _Cell:
@@ -62,25 +70,55 @@ class _Cell:
 
     def jobs(self) -> Iterator[Job]:
         """In their order."""
-        predicted = []
         for arm in self.arms:
-            before: tuple[str, ...] = ()
             for fold in self.recipe.folds:
-                trained = self._job_of(arm, fold)
-                yield Job(trained, self._training(arm, fold), once=self._before(arm, fold), uses_gpu=True)
-                job = f"predict/{self.chain.address}/{self._folder_of(arm)}.fold{fold}"
-                yield Job(job, self._predicting(arm, fold), (trained, *before), uses_gpu=True)
-                before = (job,)  # one fold at a time: they share a manifest
-                predicted.append(job)
+                yield Job(
+                    self._job_of(arm, fold), self._training(arm, fold), once=self._before(arm, fold), uses_gpu=True
+                )
+        yield from self._scoring([(arm, None) for arm in self.arms], self.place)
+        if self.kept:
+            yield from self._scoring(self._checkpoints(), f"{self.place}/{KEPT}")
         where = ("--workspace", str(self.workspace.root))
-        metrics = typed_options(_without_defaults(self.recipe.metrics.model_dump(), {"border": False}))
-        folds = ("--folds", *map(str, self.recipe.folds))
         evaluated, compared = f"evaluate/{self.place}", f"compare/{self.place}"
-        yield Job(evaluated, ("evaluate", *metrics, *folds, *where), tuple(predicted))
         if len(self.arms) > 1:
             yield Job(compared, ("compare", "--baseline", self.recipe.baseline, *where), (evaluated,))
             if self.recipe.report.page:
                 yield Job(f"report/{self.place}", ("report", str(self.workspace.root)), (compared,))
+
+    @property
+    def kept(self) -> tuple[Group, ...]:
+        """The checkpoints on the way, as a group of their own; none where none is kept."""
+        predicted = {
+            name_at(arm, epoch): self.chain.workspace.predictions_of(self._folder_of(arm, epoch))
+            for arm, epoch in self._checkpoints()
+        }
+        trained = {name_at(arm, epoch): self.names[arm] for arm, epoch in self._checkpoints()}
+        group = self.group._replace(folder=f"{self.group.folder}/{KEPT}", trained=trained, predicted=predicted)
+        return (group,) if predicted else ()
+
+    def _checkpoints(self) -> list[tuple[str, int]]:
+        """Arm and epoch; the last epoch is the arm itself."""
+        return [
+            (arm, epoch)
+            for arm, choice in self.arms.items()
+            if choice.keep_every is not None
+            for epoch in range(choice.keep_every, self._epochs(choice), choice.keep_every)
+        ]
+
+    def _scoring(self, models: Sequence[tuple[str, int | None]], place: str) -> Iterator[Job]:
+        """Predict with arms, or with checkpoints of theirs, and score all together."""
+        predicted = []
+        for arm, epoch in models:
+            before: tuple[str, ...] = ()
+            for fold in self.recipe.folds:
+                job = f"predict/{self.chain.address}/{self._folder_of(arm, epoch)}.fold{fold}"
+                yield Job(job, self._predicting(arm, epoch, fold), (self._job_of(arm, fold), *before), uses_gpu=True)
+                before = (job,)  # one fold at a time: they share a manifest
+                predicted.append(job)
+        where = ("--workspace", str(self.chain.store.study(place)))
+        metrics = typed_options(_without_defaults(self.recipe.metrics.model_dump(), {"border": False}))
+        folds = ("--folds", *map(str, self.recipe.folds))
+        yield Job(f"evaluate/{place}", ("evaluate", *metrics, *folds, *where), tuple(predicted))
 
     def model(self, arm: str) -> Model:
         """An arm, to make masks with."""
@@ -92,8 +130,7 @@ class _Cell:
         """One for each arm and fold."""
         for arm in self.arms:
             for fold in self.recipe.folds:
-                epochs = int(dict(self._budget(self.arms[arm]))["epochs"])
-                name = self.names[arm]
+                name, epochs = self.names[arm], self._epochs(self.arms[arm])
                 yield Training(self._job_of(arm, fold), self.chain.workspace, name, fold, self.chosen, epochs)
 
     @property
@@ -126,7 +163,7 @@ class _Cell:
             **choice.model_dump(
                 mode="json",
                 include={"arm", "auxiliaries", "fraction", "missing", "auxiliary_weight", "sides", "source"}
-                | {"optimizer", "learning_rate"},
+                | {"optimizer", "learning_rate", "keep_every"},
             ),
             **self.chosen.model_dump(mode="json", include={"network", "patch_size", "batch_size", "features"}),
             "loss": loss,
@@ -135,8 +172,8 @@ class _Cell:
             "seed": self.seed,
             **dict(self._budget(choice)),
         }
-        if choice.source == self.chain.data.sources[0]:
-            told["source"] = None  # what arms take anyway
+        if choice.source is not None:  # the first is what arms take anyway
+            told["source"] = None if choice.source == self.chain.data.sources[0] else self.chain.filed(choice.source)
         return {key: value for key, value in told.items() if value not in (None, [])}
 
     def _budget(self, choice: ArmChoice) -> Iterator[tuple[str, Any]]:
@@ -148,13 +185,19 @@ class _Cell:
         if chosen.iterations is not None:
             yield "iterations", chosen.iterations
 
-    def _predicting(self, arm: str, fold: int) -> tuple[str, ...]:
-        where = ("--workspace", str(self.chain.workspace.root), "--folds", str(fold))
-        return ("predict", self.names[arm], "--into", self._folder_of(arm), *typed_options(self._prediction), *where)
+    def _epochs(self, choice: ArmChoice) -> int:
+        return int(dict(self._budget(choice))["epochs"])
 
-    def _folder_of(self, arm: str) -> str:
+    def _predicting(self, arm: str, epoch: int | None, fold: int) -> tuple[str, ...]:
+        where = ("--workspace", str(self.chain.workspace.root), "--folds", str(fold))
+        file = () if epoch is None else ("--checkpoint", checkpoint_name(epoch))
+        into = self._folder_of(arm, epoch)
+        return ("predict", self.names[arm], "--into", into, *file, *typed_options(self._prediction), *where)
+
+    def _folder_of(self, arm: str, epoch: int | None = None) -> str:
         """Predictions are shared by all recipes that make them alike."""
-        return f"{self.names[arm]}.{address_of(self._prediction)}"
+        name = self.names[arm] if epoch is None else name_at(self.names[arm], epoch)
+        return f"{name}.{address_of(self._prediction)}"
 
 
 def _without_defaults(told: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backsplit import cases
-from backsplit.experiments.grid import Job
+from backsplit.experiments.grid import Check, Job
 from backsplit.experiments.paths import Store, Workspace
 from backsplit.experiments.recipes import Data, Masks, Trained
 from backsplit.files import stamps
@@ -67,51 +67,73 @@ class DataJobs:
         self.name, self.data, self.store, self.models = name, data, store, models
         identity = identity_of(data)
         self.converted = f"{name}-{address_of(identity)}"
-        first = [self._told(data.masks[each]) for each in data.sources[0].split("+") if each in data.masks]
+        self._filed: dict[str, str] = {}
+        self._told: dict[str, dict[str, Any]] = {}
+        for each, masks in data.masks.items():
+            told = self._told[each] = self._telling(masks)
+            self._filed |= zip(masks.sets(each), masks.sets(f"{each}-{address_of(told)}"), strict=True)
         plan = data.prepare.model_dump(mode="json")
-        classes = [data.targets, data.auxiliaries, data.sources[0], first]
+        classes = [data.targets, data.auxiliaries, self.filed(data.sources[0])]
         self.address = f"{name}-{address_of(identity, classes, plan)}"
         self.workspace = store.data(self.address)
         self.cohort = data.cohort if data.cohort is not None else store.converted(self.converted)
 
+    def filed(self, source: str) -> str:
+        """What a source is called in the store, where masks that are made otherwise have another name."""
+        return "+".join(self._filed.get(each, each) for each in source.split("+"))
+
     @property
     def sources(self) -> tuple[str, ...]:
-        """Those of the recipe, and those that the composed data has already."""
+        """Those of the recipe, and those that the composed data has already; as they are filed."""
+        ours = tuple(map(self.filed, self.data.sources))
         if not (self.workspace.cohort / cases.MANIFEST_NAME).exists():
-            return self.data.sources
+            return ours
         there = tuple(masks.name for masks in cases.read(self.workspace.cohort).masks)
-        return tuple(dict.fromkeys((*(there or self.data.sources[:1]), *self.data.sources)))
+        return tuple(dict.fromkeys((*(there or ours[:1]), *ours)))
 
     @property
     def prepared(self) -> str:
         """The job after which arms can be trained."""
         return f"prepare/{self.address}.{address_of(self.sources)}"
 
-    def jobs(self) -> Iterator[Job]:
-        """In their order."""
+    def checks(self) -> Iterator[Check]:
+        """What masks are compared with."""
+        folder = self.cohort if self.cohort.is_dir() or self.data.cohort is None else self.cohort.parent
+        for name, masks in self.data.masks.items():
+            for each in masks.sets(name) if masks.check else ():
+                file = folder / "masks" / self.filed(each) / f"check-{self.filed(str(masks.check))}.csv"
+                yield Check(self.name, each, str(masks.check), file)
+
+    def jobs(self, *, is_trained_on: bool) -> Iterator[Job]:
+        """In their order; masks are the last where nothing is trained."""
         before: tuple[str, ...] = ()
         if self.data.cohort is None:
             yield Job(f"convert/{self.converted}", ("convert", *self._conversion()))
             before = (f"convert/{self.converted}",)
         for name, masks in self.data.masks.items():
-            typed = ("annotate", str(self.cohort), "--source", masks.source, "--name", name)
-            told = self._told(masks)
-            job = f"annotate/{self.converted}.{name}-{address_of(told)}"
+            filed, told = self.filed(name), self._told[name]
+            typed = ("annotate", str(self.cohort), "--source", masks.source, "--name", filed)
+            job = f"annotate/{self.converted}.{filed}"
             once = () if masks.trained is None else self.models[masks.trained].jobs
             yield Job(job, (*typed, *typed_options(told)), before, once, uses_gpu=masks.source not in WITHOUT_NETWORK)
             before = (job,)  # one at a time: each writes the manifest
+        if not is_trained_on:
+            return
         sources, data = self.sources, self.data
         where = ("--workspace", str(self.workspace.root))
         classes = typed_options({"targets": data.targets, "auxiliaries": data.auxiliaries or None})
-        named = () if sources == (cases.OWN_LABELS,) else ("--sources", *sources)
+        is_open = sources == (cases.OWN_LABELS,) and (data.cohort is not None or data.masks)  # looks everywhere
+        named = () if is_open else ("--sources", *sources)
+        named += ("--allow-empty",) if any(masks.trained for masks in data.masks.values()) else ()
         composed = f"compose/{self.address}.{address_of(sources)}"
         yield Job(composed, ("compose", str(self.cohort), *classes, *named, *where), before)
         plan = data.prepare.model_dump(mode="json", exclude_none=True)
         yield Job(self.prepared, ("prepare", *typed_options(plan), *where), (composed,))
 
-    def _told(self, masks: Masks) -> dict[str, Any]:
+    def _telling(self, masks: Masks) -> dict[str, Any]:
         """What `annotate` is told beside cohort, source and name."""
         told = {"structures": list(masks.structures) or None, "check": masks.check, **masks.options}
+        told |= {key: self.filed(str(told[key])) for key in ("check", "reference") if told.get(key) is not None}
         if masks.trained is None:
             return told
         model = self.models[masks.trained]

@@ -56,6 +56,25 @@ class Group(NamedTuple):
     """Arm of the recipe to folder of its predictions."""
 
 
+AT_EPOCH = ".epoch"
+
+
+def name_at(arm: str, epoch: int) -> str:
+    """What an arm after some epochs is called."""
+    return f"{arm}{AT_EPOCH}{epoch}"
+
+
+class Check(NamedTuple):
+    """Masks that are compared with others, or with label maps."""
+
+    data: str
+    masks: str
+    """Name of the recipe, or of what clicks left on the way."""
+    reference: str
+    table: Path
+    """As `annotate --check` writes it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """All jobs of a recipe, in an order in which each comes after what it needs."""
@@ -67,6 +86,9 @@ class Grid:
     jobs: tuple[Job, ...]
     trainings: tuple[Training, ...]
     groups: tuple[Group, ...]
+    kept: tuple[Group, ...]
+    """Checkpoints on the way that are scored too; arms are called as `name_at` says."""
+    checks: tuple[Check, ...]
     addresses: Mapping[str, str]
     """Data set of the recipe to what it is filed under."""
 

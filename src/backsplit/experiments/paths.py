@@ -167,6 +167,14 @@ class Store:
         """The final table: `md` or `csv`."""
         return self.study(study) / f"table.{suffix}"
 
+    def masks_of(self, study: str) -> Path:
+        """How masks compare with what they were checked against."""
+        return self.study(study) / "masks.csv"
+
+    def figure_of(self, study: str, name: str) -> Path:
+        """A figure of a recipe, without its ending."""
+        return self.study(study) / f"figure-{name}"
+
     def marker(self, job: str) -> Path:
         """The file that says that a job is done; relative to the root in Snakemake's eyes."""
         return self.root / "markers" / f"{job}.done"

@@ -31,6 +31,11 @@ def check(recipe: Recipe, draft: Draft) -> None:
     for name, arm in recipe.arms.items():
         _note(draft, ("arms", name), _of_arm(name, arm, recipe))
     _note(draft, (), _of_whole(recipe))
+    trained, checked = ("networks", "arms"), [masks for data in recipe.data.values() for masks in data.masks.values()]
+    if draft.content.keys() & {*trained} or not any(masks.check for masks in checked):
+        for key in trained:
+            if key not in draft.content:
+                draft.fault((key,), "is missing; add it (a recipe that trains nothing has masks with `check`)")
 
 
 def _note(draft: Draft, above: Keys, faults: Faults) -> None:
@@ -80,7 +85,7 @@ def _of_classes(data: Data) -> Faults:
         LabelScheme(data.targets, data.auxiliaries)
     except BackSplitError as error:
         yield ("auxiliaries",), str(error)
-    known, masked = _label_classes(data), {name for masks in data.masks.values() for name in masks.structures}
+    known, masked = _label_classes(data), {name for masks in data.masks.values() for name in masks.given}
     if known is None:
         return
     for key, names, there in (("targets", data.targets, known), ("auxiliaries", data.auxiliaries, known | masked)):
@@ -108,10 +113,7 @@ def _label_classes(data: Data) -> set[str] | None:
 
 
 def _of_masks(data: Data) -> Faults:
-    known = {cases.OWN_LABELS, *data.masks}
-    for name, masks in data.masks.items():
-        kept = masks.options.get("keep", [])
-        known |= {f"{name}-{number}-clicks" for number in (kept if isinstance(kept, list) else [kept])}
+    known = {cases.OWN_LABELS, *(each for name, masks in data.masks.items() for each in masks.sets(name))}
     if data.cohort is not None and data.cohort.exists():
         try:
             known |= {masks.name for masks in cases.read(data.cohort).masks}

@@ -66,6 +66,18 @@ class Masks(Part):
     options: dict[str, Option] = {}
     """Any further option of the source, such as `clicks: 7` or `fast: true`."""
 
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The structures by the names that they are given."""
+        pairs = self.options.get("rename", [])
+        renamed = dict(str(pair).partition("=")[::2] for pair in (pairs if isinstance(pairs, list) else [pairs]))
+        return tuple(renamed.get(name, name) for name in self.structures)
+
+    def sets(self, name: str) -> tuple[str, ...]:
+        """Names of all mask sets that come of it, the last one its own; clicks may leave some on the way."""
+        kept = self.options.get("keep", [])
+        return (*(f"{name}-{number}-clicks" for number in (kept if isinstance(kept, list) else [kept])), name)
+
 
 class Preparation(Part):
     """How `backsplit prepare` plans and splits."""
@@ -132,6 +144,8 @@ class ArmChoice(Part):
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     epochs: Count | None = None
     """Instead of the budget's; a fine-tuning has a quarter of those."""
+    keep_every: Count | None = None
+    """Keep a checkpoint every so many epochs, and score each, for the figure `epochs`."""
     networks: tuple[str, ...] = ()
     """Networks that it is trained with; none named means all."""
     data: tuple[str, ...] = ()
@@ -172,8 +186,17 @@ class Metrics(Part):
     empty_policy: Literal["undefined", "penalty", "nnunet", "challenge-brats"] = "undefined"
 
 
+Figure = Literal["epochs", "fractions", "auxiliaries", "slices"]
+
+
 class ReportChoice(Part):
     """What the study ends in, beside its table."""
+
+    figures: tuple[Figure, ...] = ()
+    """Dice of the target against epochs of fine-tuning, against the share of cases with auxiliary labels, or against
+    the number of auxiliaries; or slices with the outlines of arms."""
+    note: str | None = None
+    """A line above the table."""
 
     page: bool = True
     """A page per group of arms, as `backsplit report` writes it."""
@@ -182,12 +205,13 @@ class ReportChoice(Part):
 
 
 class Recipe(Part):
-    """A study: every arm on every data set, with every network, fold and seed."""
+    """A study: every arm on every data set, with every network, fold and seed; or masks against label maps."""
 
     name: Name
     data: Annotated[dict[Name, Data], Field(min_length=1)]
-    networks: Annotated[dict[Name, Network], Field(min_length=1)]
-    arms: dict[Name, ArmChoice]
+    networks: dict[Name, Network] = {}
+    arms: dict[Name, ArmChoice] = {}
+    """None, and no networks: masks are made and checked, and nothing is trained."""
     folds: Annotated[tuple[Index, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
     seeds: Annotated[tuple[Index, ...], Field(min_length=1)] = (0,)
     budget: BudgetChoice = BudgetChoice()

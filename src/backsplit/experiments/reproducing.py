@@ -41,9 +41,18 @@ def recipe_of_paper(name: str, data: Sequence[str], settings: Sequence[str], *, 
     if not is_phantom:
         _choose(draft, data)
     if has_ours:
-        draft.put(("arms", "ours"), OURS, Place("--ours", 0))
+        _add_ours(draft, name)
     override(draft, settings)
     return checked(draft)
+
+
+def _add_ours(draft: Draft, name: str) -> None:
+    """The default arm, on the data sets of the binary one."""
+    arms = draft.content.get("arms", {})
+    if "binary" not in arms:
+        raise ConfigurationError(f"{name} compares no arms, so there is none to put ours beside; leave out --ours")
+    where = {key: arms["binary"][key] for key in ("data",) if key in arms["binary"]}
+    draft.put(("arms", "ours"), {**OURS, **where}, Place("--ours", 0))
 
 
 def _choose(draft: Draft, chosen: Sequence[str]) -> None:
@@ -59,8 +68,13 @@ def _choose(draft: Draft, chosen: Sequence[str]) -> None:
     draft.content["data"] = {name: entry for name, entry in there.items() if name in named}
     for name, folder in named.items():
         draft.put(("data", name, "folder"), folder, Place(f"--data {name}={folder}", 0))
+    for name, entry in draft.content["data"].items():
+        for masks in entry.get("masks", {}).values():
+            model = masks.get("trained", {}).get("data", name)
+            if model not in named:
+                raise ConfigurationError(f"--data: {name} gets masks from a model of {model}; add {model}=FOLDER")
     for kind in ("arms", "networks"):
-        parts = draft.content[kind]
+        parts = draft.content.get(kind, {})
         for key in [key for key, part in parts.items() if part and part.get("data") and not {*part["data"]} & {*named}]:
             del parts[key]
         for part in filter(None, parts.values()):

@@ -35,6 +35,11 @@ DECLARED_BY_START = tuple(f"{BLOCK}.{key}" for key in ("start", "budget", "optim
 """What an arm that starts from trained weights may differ in, too."""
 
 
+def checkpoint_name(epoch: int) -> str:
+    """File of a checkpoint that is kept on the way."""
+    return f"checkpoint_epoch_{epoch:04}.pth"
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """How long a training lasts. An epoch is a number of iterations, as in nnU-Net."""

@@ -22,7 +22,7 @@ from backsplit.learning.networks import has_deep_supervision
 from backsplit.learning.optimisation import EpochScheduler, optimizer_of, scheduler_of
 from backsplit.learning.schedules import Schedule
 from backsplit.nnunet.annotation import Annotation, draw_annotation, record
-from backsplit.nnunet.arms import BLOCK, ArmSettings, Plans
+from backsplit.nnunet.arms import BLOCK, ArmSettings, Plans, checkpoint_name
 from backsplit.nnunet.history import Clock, History, HistoryRow
 from backsplit.nnunet.loader import ArmLoader, Batch, NumberedBatches, Stream, pipeline
 from backsplit.nnunet.precision import has_fast_bfloat16, is_safe_in_bfloat16_on_cpu
@@ -335,7 +335,7 @@ class BackSplitTrainer(nnUNetTrainer):
         if is_best:
             self.save_checkpoint(str(folder / "checkpoint_best.pth"))
         if self.run_settings.keep_every and number % self.run_settings.keep_every == 0:
-            self.save_checkpoint(str(folder / f"checkpoint_epoch_{number:04}.pth"))
+            self.save_checkpoint(str(folder / checkpoint_name(number)))
         if number < self.num_epochs:
             self.save_checkpoint(str(folder / "checkpoint_latest.pth"))
 

@@ -2,7 +2,17 @@
 
 from backsplit.report.gather import ReportInputs
 from backsplit.report.paper import write_figures
+from backsplit.report.recipe_figures import draw_points, draw_slices
 from backsplit.report.serving import ReportServer
 from backsplit.report.site import write, write_single, write_waiting
 
-__all__ = ["ReportInputs", "ReportServer", "write", "write_figures", "write_single", "write_waiting"]
+__all__ = [
+    "ReportInputs",
+    "ReportServer",
+    "draw_points",
+    "draw_slices",
+    "write",
+    "write_figures",
+    "write_single",
+    "write_waiting",
+]

@@ -6,10 +6,10 @@ same on every machine; names are printed as they are, never read as mathematics.
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
@@ -34,6 +35,7 @@ DPI = 200
 _MARGIN_INCHES = (0.58, 0.45, 0.12)
 _STEPS_PER_PIXEL = 4
 _SLICE_INCHES = 2.7
+_KEY_INCHES, _TITLE_INCHES = 2.1, 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,16 @@ class Interval:
     label: str
     values: tuple[float, float, float]
     style: ArmStyle
+
+
+class SliceRow(NamedTuple):
+    """Slices beside each other, with the same outlines."""
+
+    title: str
+    cells: Sequence[tuple[str, View]]
+    """What stands above each slice."""
+    keys: Mapping[str, ArmStyle | None]
+    """What the outlines are, in the order of the masks of a view; `None` is the reference."""
 
 
 def pair_plot(pairs: Pairs, theme: Theme, fmt: Format = "svg") -> bytes:
@@ -126,19 +138,51 @@ def slice_picture(view: View, styles: Sequence[ArmStyle | None], fmt: Format = "
     """
     with _settings():
         figure = Figure(figsize=(_SLICE_INCHES, _SLICE_INCHES), facecolor="black")
-        axes = figure.add_axes((0, 0, 1, 1), facecolor="black")
-        axes.set_axis_off()
-        height_mm, width_mm = np.multiply(view.image.shape, view.pixel_mm)
-        axes.imshow(
-            view.image, cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=(0, width_mm, height_mm, 0)
-        )
-        for mask, style in zip(view.masks, styles, strict=True):
-            _outline(axes, mask, view.pixel_mm, style)
-        (down, right), half = view.centre_mm, view.field_mm / 2
-        axes.set(xlim=(right - half, right + half), ylim=(down + half, down - half), aspect="equal")
-        _letters(axes, view.sides)
-        _scale_bar(axes, view.field_mm)
+        _draw_slice(figure.add_axes((0, 0, 1, 1), facecolor="black"), view, styles)
         return _saved(figure, fmt)
+
+
+def slice_grid(rows: Sequence[SliceRow], fmt: Format = "png") -> bytes:
+    """Rows of slices, each drawn as by `slice_picture`, with a title above each and the outlines named at its left."""
+    with _settings():
+        num_columns = max(len(row.cells) for row in rows)
+        size = (_KEY_INCHES + num_columns * _SLICE_INCHES, len(rows) * (_SLICE_INCHES + _TITLE_INCHES))
+        figure = Figure(figsize=size, facecolor="black")
+        for number, row in enumerate(rows):
+            bottom = 1 - (number + 1) / len(rows)
+            height = _SLICE_INCHES / size[1]
+            _keys(figure, row, (0.1 / size[0], bottom + height))
+            for column, (title, view) in enumerate(row.cells):
+                left = (_KEY_INCHES + column * _SLICE_INCHES) / size[0]
+                axes = figure.add_axes((left, bottom, _SLICE_INCHES / size[0], height), facecolor="black")
+                _draw_slice(axes, view, list(row.keys.values()))
+                axes.set_title(_printable(title, 48), color="white", fontsize=9, pad=4)
+        return _saved(figure, fmt)
+
+
+def _draw_slice(axes: Axes, view: View, styles: Sequence[ArmStyle | None]) -> None:
+    axes.set_axis_off()
+    height_mm, width_mm = np.multiply(view.image.shape, view.pixel_mm)
+    axes.imshow(view.image, cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=(0, width_mm, height_mm, 0))
+    for mask, style in zip(view.masks, styles, strict=True):
+        _outline(axes, mask, view.pixel_mm, style)
+    (down, right), half = view.centre_mm, view.field_mm / 2
+    axes.set(xlim=(right - half, right + half), ylim=(down + half, down - half), aspect="equal")
+    _letters(axes, view.sides)
+    _scale_bar(axes, view.field_mm)
+
+
+def _keys(figure: Figure, row: SliceRow, corner: tuple[float, float]) -> None:
+    """Title of a row and what its outlines are, below each other from a corner on."""
+    left, top = corner
+    width, height = figure.get_size_inches()
+    figure.text(left, top, _printable(row.title), color="white", va="top", weight="bold")
+    for number, (name, style) in enumerate(row.keys.items(), start=1):
+        y = top - (0.08 + 0.22 * number) / height
+        colour = REFERENCE_COLOUR if style is None else style.on_dark
+        dashes = "solid" if style is None else (0, style.contour)
+        figure.add_artist(Line2D((left, left + 0.35 / width), (y, y), color=colour, linestyle=dashes, linewidth=2))
+        figure.text(left + 0.45 / width, y, _printable(name), color="white", va="center")
 
 
 def scale_bar_mm(field_mm: float) -> float:
@@ -220,11 +264,11 @@ def _caption(axes: Axes, place: tuple[float, float], text: str) -> None:
     written.set_path_effects([withStroke(linewidth=2, foreground="black")])
 
 
-def _printable(name: str) -> str:
-    """The name with `?` for every character that the font lacks, cut to 24 characters."""
+def _printable(name: str, num_kept: int = 24) -> str:
+    """The name with `?` for every character that the font lacks, cut to some characters."""
     font = get_font(findfont("DejaVu Sans"))
     kept = "".join(letter if font.get_char_index(ord(letter)) else "?" for letter in name)
-    return kept if len(kept) <= 24 else f"{kept[:23]}\N{HORIZONTAL ELLIPSIS}"
+    return kept if len(kept) <= num_kept else f"{kept[: num_kept - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _saved(figure: Figure, fmt: Format) -> bytes:

@@ -45,7 +45,7 @@ def _curves(inputs: ReportInputs) -> Iterator[tuple[str, Draw]]:
 
 def _slices(inputs: ReportInputs) -> Iterator[tuple[str, Draw]]:
     gallery = Gallery(inputs.cohort, inputs.prediction_folders, inputs.scores, arm_styles(arms_of(inputs)))
-    for contest in _contests(inputs):
+    for contest in contests(inputs):
         ordered, styles = paired_dice(inputs.scores, contest).cases, contour_styles(gallery, contest)
         for rank, position in telling_cases(len(ordered)).items():
             for view in case_views(gallery, contest, ordered[position]):
@@ -53,7 +53,8 @@ def _slices(inputs: ReportInputs) -> Iterator[tuple[str, Draw]]:
                 yield name, partial(figures.slice_picture, view, styles)
 
 
-def _contests(inputs: ReportInputs) -> Iterator[Contest]:
+def contests(inputs: ReportInputs) -> Iterator[Contest]:
+    """Each class and arm that can be held against the baseline."""
     shown = inputs.prediction_folders.keys()
     for class_name in inputs.scores["class"].unique():
         for arm in arms_of(inputs)[1:]:

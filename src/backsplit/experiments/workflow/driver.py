@@ -65,7 +65,7 @@ def lay_out_study(grid: Grid) -> None:
     """Write the recipe as it is run, and name its arms: each is a link to predictions that recipes share."""
     recipe = yaml.safe_dump(grid.recipe.content(), sort_keys=False, allow_unicode=True)
     write_text(recipe, grid.store.recipe_of(grid.study))
-    for group in grid.groups:
+    for group in (*grid.groups, *grid.kept):
         workspace = grid.store.group(grid.study, group.folder)
         workspace.predictions.mkdir(parents=True, exist_ok=True)
         for arm, folder in group.predicted.items():
