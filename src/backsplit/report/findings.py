@@ -8,7 +8,7 @@ import numpy as np
 
 from backsplit.arrays import LabelMap, Mask
 from backsplit.evaluation import components, match_components
-from backsplit.evaluation.boxes import Box, bounding_box, joint_box
+from backsplit.evaluation.boxes import NOTHING, Box, bounding_box, joint_box
 from backsplit.report.slices import middle_voxel
 from backsplit.volume import Grid
 
@@ -40,7 +40,7 @@ def findings(
         grid: of all maps.
         min_voxels: smaller components are no lesions.
     """
-    box = bounding_box((reference > 0) & (reference <= max(classes)))
+    box = target_box(reference, max(classes))
     for labels in predictions.values():
         box = joint_box(box, bounding_box(labels))
     cut = {arm: labels[box] for arm, labels in predictions.items()}
@@ -49,6 +49,17 @@ def findings(
         masks = {arm: np.ascontiguousarray(labels == value) for arm, labels in cut.items()}
         found += _of_class(name, np.ascontiguousarray(reference[box] == value), masks, box, grid, min_voxels)
     return tuple(found)
+
+
+def target_box(labels: LabelMap, num_targets: int) -> Box:
+    """Box around the voxels of targets, values 1 to `num_targets`; looks closely at labelled voxels alone."""
+    labelled = bounding_box(labels)
+    inside = labels[labelled]
+    found = bounding_box((inside > 0) & (inside <= num_targets))
+    if found == NOTHING:
+        return NOTHING
+    x, y, z = (slice(w.start + b.start, w.start + b.stop) for w, b in zip(labelled, found, strict=True))
+    return x, y, z
 
 
 def _of_class(

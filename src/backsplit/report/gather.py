@@ -46,6 +46,8 @@ class ReportInputs:
     """As `lesions.csv` has them: a row per lesion or false alarm of an arm, case and class."""
     scoring: Scoring
     """How the scores were made."""
+    information: Mapping[str, Path] = field(default_factory=dict)
+    """By arm, folder with a map `<case>.nii.gz` of what binary labels lose of the information, from 0 to 1."""
     study: Mapping[str, str] = field(default_factory=dict)
     """What was trained, for how long; printed beside the result, in this order."""
     parameters: Mapping[str, int] = field(default_factory=dict)
@@ -117,6 +119,7 @@ def sight_of(inputs: ReportInputs) -> Sight:
         folders={arm: inputs.prediction_folders[arm] for arm in arms},
         styles=arm_styles(arms_of(inputs)),
         scoring=inputs.scoring,
+        information=inputs.information,
     )
 
 

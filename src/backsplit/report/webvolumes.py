@@ -149,9 +149,17 @@ def overview_steps(shape: tuple[int, int, int], spacing_mm: Spacing, *, limit: i
 
 def averaged(image: Voxels, steps: tuple[int, int, int]) -> Float[np.ndarray, "coarse_x coarse_y coarse_z"]:
     """Means over blocks; blocks at the far ends may be smaller. NaN counts as 0."""
-    means = image if np.issubdtype(image.dtype, np.integer) else np.nan_to_num(image)
-    for axis in np.argsort([-stride for stride in image.strides]).tolist():  # the slowest axis first: whole planes
-        means = _averaged_along(means, axis, steps[axis])
+    order = np.argsort([-stride for stride in image.strides]).tolist()
+    slow, step = image.transpose(order), steps[order[0]]
+    slabs = (slow[start : start + step] for start in range(0, len(slow), step))  # small enough to stay in the cache
+    means = np.concatenate([_slab_means(slab, tuple(steps[axis] for axis in order)) for slab in slabs])
+    return means.transpose(np.argsort(order).tolist())
+
+
+def _slab_means(slab: Voxels, steps: tuple[int, ...]) -> Float[np.ndarray, "1 _ _"]:
+    means = slab if np.issubdtype(slab.dtype, np.integer) else np.nan_to_num(slab)
+    for axis, step in enumerate(steps):
+        means = _averaged_along(means, axis, step)
     return means.astype(np.float32, copy=False)
 
 
@@ -160,7 +168,7 @@ def _averaged_along(image: np.ndarray, axis: int, step: int) -> np.ndarray:
         return image
     size = image.shape[axis]
     shape = [-(-size // step) if each == axis else image.shape[each] for each in range(3)]
-    means = np.zeros(shape, np.float32, order="C" if image.flags.c_contiguous else "F")
+    means = np.zeros(shape, np.float32)
     sums, parts = np.moveaxis(means, axis, -1), np.moveaxis(image, axis, -1)
     for start in range(step):
         part = parts[..., start::step]
@@ -171,7 +179,7 @@ def _averaged_along(image: np.ndarray, axis: int, step: int) -> np.ndarray:
 
 def packed(array: np.ndarray) -> str:
     """Voxels as text: gzip, then base64; the first axis runs fastest, as in a NIfTI file, lowest byte first."""
-    ordered = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
+    ordered = np.asarray(array, array.dtype.newbyteorder("<"), order="F").reshape(-1, order="F").view(np.uint8)
     return base64.b64encode(igzip.compress(ordered, mtime=0)).decode("ascii")
 
 
