@@ -188,10 +188,10 @@ def test_another_score_that_says_the_opposite_is_named(inputs):
 
 def test_costs_come_from_the_log_and_the_record(inputs):
     curves = {"binary": inputs.curves["binary"].assign(seconds=[3.0, 1, 2, 2, 2, 50])}
-    table = page_of(replace(inputs, curves=curves)).costs
+    table = page_of(replace(inputs, curves=curves, prediction_seconds={"binary": 12.345})).costs
     assert [[cell.text for cell in row] for row in table.rows] == [
-        ["binary", "2", "1:00", "1.235 M"],
-        ["backsplit", "not recorded", "not recorded", "not recorded"],
+        ["binary", "2", "1:00", "12.3 s", "1.235 M"],
+        ["backsplit", *["not recorded"] * 4],
     ]
 
 

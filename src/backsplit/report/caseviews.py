@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -168,16 +168,7 @@ def _single(voxel: tuple[int, int, int]) -> Box:
 
 
 def _look(image: np.ndarray, channel: str) -> dict[str, Any]:
-    is_ct = channel == "CT"
-    return {
-        "channel": channel,
-        "unit": "HU" if is_ct else "",
-        "knots": webvolumes.knots_of(image, is_ct=is_ct),
-        "presets": [
-            {"name": each.name, "low": each.low, "high": each.high}
-            for each in webvolumes.presets_of(image, is_ct=is_ct)
-        ],
-    }
+    return {"channel": channel, **asdict(webvolumes.look_of(image, channel))}
 
 
 def _geometry(grid: Grid) -> dict[str, Any]:

@@ -52,6 +52,8 @@ class ReportInputs:
     """What was trained, for how long; printed beside the result, in this order."""
     parameters: Mapping[str, int] = field(default_factory=dict)
     """Of the network, by arm; arms whose number was not recorded are absent."""
+    prediction_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Of a case, by arm; arms whose time was not recorded are absent."""
     provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Sections of facts, in the order in which they are printed."""
     warnings: Sequence[str] = ()
@@ -79,7 +81,7 @@ def page_of(inputs: ReportInputs) -> Page:
         warnings=(*inputs.warnings, *_gaps(inputs)),
         intervals=charts.interval_picture(differences, styles),
         study=(*_data_facts(inputs, sight.scheme), *inputs.study.items()),
-        costs=cost_table(arms, inputs.curves, inputs.parameters),
+        costs=cost_table(arms, inputs.curves, inputs.parameters, inputs.prediction_seconds),
         scores=score_table(inputs.summary, inputs.policy),
         comparison=comparison_table(inputs.comparison, inputs.policy),
         pairs=tuple(charts.pair_picture(inputs.scores, contest, styles[contest.arm]) for contest in contests),

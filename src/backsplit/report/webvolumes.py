@@ -23,6 +23,8 @@ MOST_OVERVIEW_VOXELS = 4_000_000
 """Of the image of a whole volume, which is averaged over blocks down to so many."""
 CT_KNOTS = ((-1024.0, 0), (-160.0, 60), (240.0, 190), (1500.0, 245), (3071.0, 255))
 """HU and grey value: 3 HU per step in soft tissue, 14 in lung, 23 in bone."""
+MOST_SUV = 100.0
+"""PET with more than this at its 99.9th percentile is in other units."""
 _DARKEST, _BRIGHTEST = 0.1, 99.9  # percent
 
 Knots = tuple[tuple[float, int], ...]
@@ -38,12 +40,27 @@ class Preset:
     high: float
 
 
-CT_PRESETS = (
-    Preset("Soft tissue", -160.0, 240.0),
-    Preset("Lung", -1350.0, 150.0),
-    Preset("Bone", -500.0, 1300.0),
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How an image is brought to eight bits, and the windows to choose from, the first of which is shown first."""
+
+    unit: str
+    knots: Knots
+    presets: tuple[Preset, ...]
+
+
+CT = Look(
+    "HU",
+    CT_KNOTS,
+    (Preset("Soft tissue", -160.0, 240.0), Preset("Lung", -1350.0, 150.0), Preset("Bone", -500.0, 1300.0)),
 )
 """Level and width 40/400, -600/1500, 400/1800 HU."""
+PET = Look(
+    "SUV",
+    ((0.0, 0), (10.0, 200), (50.0, 255)),
+    (Preset("SUV to 10", 0, 10), Preset("SUV to 5", 0, 5), Preset("SUV to 50", 0, 50)),
+)
+"""SUV: 0.05 per step where most lesions are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,22 +74,18 @@ class Combined:
     rows: tuple[tuple[int, ...], ...]
 
 
-def knots_of(image: Voxels, *, is_ct: bool) -> Knots:
-    """Fixed for CT; for all else a straight line over all but the darkest and brightest thousandth.
+def look_of(image: Voxels, channel: str) -> Look:
+    """Fixed for CT, and for PET in SUV; for all else from the values.
 
-    Percentiles are of every n-th voxel where the image is large. Voxels that are not finite do not count.
+    That is a straight line over all but the darkest and brightest thousandth, and a window from the 1st to the 99th
+    percentile. Percentiles are of every n-th voxel where the image is large. Voxels that are not finite do not count.
     """
-    if is_ct:
-        return CT_KNOTS
+    if channel == "CT":
+        return CT
     low, high = _percentiles(image, (_DARKEST, _BRIGHTEST))
-    return (low, 0), (high, 255)
-
-
-def presets_of(image: Voxels, *, is_ct: bool) -> tuple[Preset, ...]:
-    """Windows to choose from, the first of which is shown first."""
-    if is_ct:
-        return CT_PRESETS
-    return Preset("Auto", *_percentiles(image, (1, 99))), Preset("Full", *_percentiles(image, (_DARKEST, _BRIGHTEST)))
+    if channel == "PET" and high <= MOST_SUV:
+        return PET
+    return Look("", ((low, 0), (high, 255)), (Preset("Auto", *_percentiles(image, (1, 99))), Preset("Full", low, high)))
 
 
 def quantise(image: Voxels, knots: Knots) -> UInt8[np.ndarray, "x y z"]:
