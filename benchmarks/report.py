@@ -49,18 +49,17 @@ SCHEME = LabelScheme(("cyst", "tumour"), ("kidney",))
 SCORING = Scoring((2.0,))
 SHIFTS = {"binary": 2, "backsplit": 1}
 WINDOW: ViewportSize = {"width": 1280, "height": 800}
-EMPTY_PAGE, NUM_BROWSERS = "data:text/html,<p>nothing", 3
+EMPTY_PAGE, NUM_BROWSERS, MOST_OPENED = "data:text/html,<p>nothing", 3, 5
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
 
-def make_case(source: Path, folder: Path, num_slices: int) -> Case:
+def make_case(name: str, source: Path, folder: Path, num_slices: int) -> Case:
     """Cut a label map, make up an image and two predictions."""
     labels = read_labels(source)
     lesions = np.flatnonzero((labels.voxels > 1).any(axis=(1, 2)))
     start = int(np.clip(int(lesions.mean()) - num_slices // 2, 0, max(0, labels.grid.shape[0] - num_slices)))
     box = (slice(start, min(start + num_slices, labels.grid.shape[0])), slice(0, 512), slice(0, 512))
     grid, fine = crop_grid(labels.grid, box), FINE[labels.voxels[box]]
-    name = source.name.removesuffix(".nii.gz")
     noise = np.random.default_rng(0).normal(0, NOISE_HU, fine.shape)
     write_volume(Volume((MEANS_HU[fine] + noise).astype(np.int16), grid), folder / "images" / f"{name}.nii.gz")
     write_volume(Volume(fine, grid), folder / "labels" / f"{name}.nii.gz")
@@ -69,6 +68,12 @@ def make_case(source: Path, folder: Path, num_slices: int) -> Case:
         write_volume(Volume(prediction, grid), folder / arm / f"{name}.nii.gz")
     print(f"{name}: {'x'.join(map(str, grid.shape))} voxels")
     return Case(name, (folder / "images" / f"{name}.nii.gz",), folder / "labels" / f"{name}.nii.gz", name)
+
+
+def named(sources: list[Path], number: int) -> dict[str, Path]:
+    """So many cases by name; they start over, under other names, where there are fewer files."""
+    chosen = [(sources[index % len(sources)], index // len(sources)) for index in range(number)]
+    return {f"{path.name.removesuffix('.nii.gz')}{f'-{turn}' if turn else ''}": path for path, turn in chosen}
 
 
 def inputs_of(cases: list[Case], folder: Path) -> ReportInputs:
@@ -141,7 +146,8 @@ def measure_size(inputs: ReportInputs, folder: Path) -> None:
         paths = [folder / "cases" / f"{safe_id(case.name)}{ending}" for case in inputs.cohort.cases]
         print(f"{name}: {told([path.stat().st_size / 1e6 for path in paths if path.exists()], 'MB')}")
     rest = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.parent.name != "cases")
-    print(f"page and viewer, once: {rest / 1e6:.1f} MB")
+    page = (folder / "index.html").stat().st_size
+    print(f"page and viewer, once: {rest / 1e6:.1f} MB, of which the page {page / 1e6:.1f} MB")
 
 
 WATCH = """() => {
@@ -212,12 +218,12 @@ def main() -> None:
     nearest = sorted(found, key=lambda path: abs(read_grid(path).shape[0] - asked.slices))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cases = [make_case(path, folder, asked.slices) for path in nearest[: asked.cases]]
+        cases = [make_case(name, path, folder, asked.slices) for name, path in named(nearest, asked.cases).items()]
         inputs = inputs_of(cases, folder)
         measure_build(inputs)
         index = write(inputs, folder / "report" / "index.html")
         measure_size(inputs, index.parent)
-        measure_browser(index, [case.name for case in cases])
+        measure_browser(index, [case.name for case in cases[:MOST_OPENED]])
 
 
 if __name__ == "__main__":

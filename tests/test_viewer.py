@@ -281,6 +281,45 @@ def test_nothing_is_wider_than_the_page(page, site, width):
     assert page.evaluate("() => document.documentElement.scrollWidth") == width
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_moves_while_the_page_builds_up(page, site, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto("about:blank")
+    page.goto(site.as_uri())
+    shift = page.evaluate(
+        """async () => {
+          let sum = 0;
+          const add = (list) => list.getEntries().forEach((entry) => { sum += entry.value; });
+          new PerformanceObserver(add).observe({ type: "layout-shift", buffered: true });
+          const frame = () => new Promise((next) => requestAnimationFrame(() => setTimeout(next, 50)));
+          for (const name of ["lesions", "pictures", "training", "provenance"]) {
+            document.getElementById(name).scrollIntoView();
+            await frame();
+          }
+          return sum;
+        }"""
+    )
+    assert shift < 0.1
+
+
+def test_it_prints_whole(page, site):
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 less its margins
+    page.emulate_media(media="print", color_scheme="dark")
+    page.goto(site.as_uri())
+    assert page.evaluate("() => document.documentElement.scrollWidth") == 718
+    hidden = "(parts) => parts.filter((part) => !part.checkVisibility({ contentVisibilityAuto: true })).map((p) => p.id)"
+    assert page.locator("main section").evaluate_all(hidden) == []
+    assert all(page.locator(f"#{name} tbody tr").last.is_visible() for name in ("cases", "lesions"))
+    clipped = "(boxes) => boxes.filter((box) => box.scrollWidth > box.clientWidth + 1).map((box) => box.ariaLabel)"
+    assert page.locator(".table").evaluate_all(clipped) == []
+    assert not page.locator("nav").is_visible()
+    assert not page.locator(".filters").first.is_visible()
+    assert page.locator("body").evaluate("(body) => getComputedStyle(body).backgroundColor") == "rgb(255, 255, 255)"
+    pages = page.pdf(format="A4").count(b"/Type /Page\n")
+    page.emulate_media(media="screen", color_scheme="light")
+    assert pages >= 3
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious(page, site, theme):
     page.emulate_media(color_scheme=theme)
