@@ -307,7 +307,9 @@ def test_it_prints_whole(page, site):
     page.emulate_media(media="print", color_scheme="dark")
     page.goto(site.as_uri())
     assert page.evaluate("() => document.documentElement.scrollWidth") == 718
-    hidden = "(parts) => parts.filter((part) => !part.checkVisibility({ contentVisibilityAuto: true })).map((p) => p.id)"
+    hidden = (
+        "(parts) => parts.filter((part) => !part.checkVisibility({ contentVisibilityAuto: true })).map((p) => p.id)"
+    )
     assert page.locator("main section").evaluate_all(hidden) == []
     assert all(page.locator(f"#{name} tbody tr").last.is_visible() for name in ("cases", "lesions"))
     clipped = "(boxes) => boxes.filter((box) => box.scrollWidth > box.clientWidth + 1).map((box) => box.ariaLabel)"

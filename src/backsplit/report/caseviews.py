@@ -13,7 +13,7 @@ from backsplit.arrays import LabelMap
 from backsplit.cases import Case
 from backsplit.errors import CohortError, GeometryError
 from backsplit.evaluation import Scoring
-from backsplit.evaluation.boxes import Box, bounding_box, joint_box
+from backsplit.evaluation.boxes import Box, bounding_box, joint_boxes
 from backsplit.labels import LabelScheme, clear_ignored
 from backsplit.report import webvolumes
 from backsplit.report.findings import Finding, findings, target_box
@@ -153,9 +153,7 @@ def _findings(loaded: _Loaded, sight: Sight) -> tuple[Finding, ...]:
 def _box(loaded: _Loaded, found: Sequence[Finding], sight: Sight) -> Box:
     """Around all lesions and all that was predicted, else the reference alone, else its largest lesion's middle."""
     referred = target_box(loaded.reference, sight.scheme.num_targets)
-    everything = referred
-    for labels in loaded.predictions.values():
-        everything = joint_box(everything, bounding_box(labels))
+    everything = joint_boxes([referred, *map(bounding_box, loaded.predictions.values())])
     largest = max(found, key=lambda each: (each.false_of is None, each.ml), default=None)
     middles = [] if largest is None else [_single(largest.voxel)]
     wishes = [everything, referred, *middles]

@@ -14,7 +14,7 @@ from isal import igzip
 from jaxtyping import Float, Integer, UInt8
 
 from backsplit.arrays import LabelMap, Spacing, Voxels
-from backsplit.evaluation.boxes import NOTHING, Box
+from backsplit.evaluation.boxes import NOTHING, Box, bounding_box, joint_boxes
 from backsplit.volume import Grid
 
 MOST_VOXELS = 1_000_000
@@ -143,9 +143,11 @@ def combine(maps: Sequence[LabelMap]) -> Combined:
     sizes = [int(labels.max()) + 1 for labels in maps]
     kind = np.min_scalar_type(max(math.prod(sizes) - 1, 1))
     code = np.zeros(maps[0].shape, kind, order="F")
+    box = joint_boxes(map(bounding_box, maps))
+    inside = code[box]
     for labels, size in zip(maps, sizes, strict=True):
-        code *= kind.type(size)
-        code += labels.astype(kind, copy=False)
+        inside *= kind.type(size)
+        inside += labels[box].astype(kind, copy=False)
     found, index = _numbered(code, math.prod(sizes))
     rows = np.stack(np.unravel_index(found, sizes), axis=1).tolist()
     return Combined(index, tuple(tuple(row) for row in rows))

@@ -7,12 +7,13 @@ const backsplit = (() => {
   const study = JSON.parse(document.getElementById("study").textContent);
   const LIBRARY = "assets/niivue.umd.js";
   const UINT8 = 2, UINT16 = 512, UINT32 = 768;
+  const MOST_KEPT = 4;
   const MAPS = { posterior: ["inferno", "#ED6925"], information: ["viridis", "#35B779"] };  // palette, and its swatch
   const VIEWS = [["Slices and 3D", 3], ["Axial", 0], ["Coronal", 1], ["Sagittal", 2], ["3D", 4]];
   const $ = (name) => document.getElementById(`viewer-${name}`);
   const dialog = document.getElementById("viewer");
   const waiting = new Map();  // what to do with a case or whole volume once its script has run
-  const cache = new Map();
+  const cache = new Map();  // promises of cases and whole volumes, the oldest first
   let niivue = null;  // the one instance; false where WebGL2 is missing
   let shown = null;  // {id, first, now, channel, preset, finding, image, index, maps, window, voxel}
   let layers = [];
@@ -46,8 +47,17 @@ const backsplit = (() => {
     return fetched;
   }
 
-  async function load(key, address) {
-    if (cache.has(key)) return cache.get(key);
+  function load(key, address) {
+    if (!cache.has(key)) {
+      const content = read(key, address);
+      cache.set(key, content);
+      content.catch(() => cache.delete(key));
+      if (cache.size > MOST_KEPT) cache.delete(cache.keys().next().value);
+    }
+    return cache.get(key);
+  }
+
+  async function read(key, address) {
     const inside = document.getElementById(`data-${key}`);
     if (inside) return JSON.parse(inside.textContent);
     let content = null;
@@ -55,8 +65,6 @@ const backsplit = (() => {
     await script(address);
     waiting.delete(key);
     if (!content) throw new Error(`${address} is not of this report`);
-    cache.clear();  // one case at a time is enough
-    cache.set(key, content);
     return content;
   }
 
@@ -421,7 +429,7 @@ const backsplit = (() => {
     dialog.dataset.state = "loading";
     await nextFrame();
     try {
-      const [first] = await Promise.all([load(id, `cases/${id}.js`), start()]);
+      const [first] = await Promise.all([load(id, scriptOf(id)), start()]);
       if (turn !== opening) return;
       shown = { id, first, now: first, channel: 0, preset: shown?.preset ?? 0, finding: 0, image: null, voxel: first.shape.map((size) => size >> 1) };
       shown.preset = Math.min(shown.preset, first.images[0].presets.length - 1);
@@ -453,6 +461,18 @@ const backsplit = (() => {
     }
     niivue.drawScene();
     tellPlace();
+    readNeighbours();
+  }
+
+  function readNeighbours() {
+    const place = study.cases.findIndex((each) => each.id === shown.id);
+    for (const near of [study.cases[place + 1], study.cases[place - 1]]) {
+      if (near) load(near.id, scriptOf(near.id)).catch(() => {});  // said when the case is opened
+    }
+  }
+
+  function scriptOf(id) {
+    return `cases/${id}.js`;
   }
 
   async function loadWhole() {
