@@ -74,6 +74,16 @@ def cohort_in(folder, *, targets, grids, names):
     return Cohort("phantom", ("CT",), tuple(enumerate(scheme.names)), cases, scheme)
 
 
+def lost_information_in(folder, *, names=CASES, grids=(GRID,) * 5):
+    """Maps of lost information of all cases but the last: 0.4 at the marked voxel, 1 in its plane, else 0."""
+    for name, grid in list(zip(names, grids, strict=True))[:-1]:
+        lost = np.zeros(grid.shape, np.float32)
+        lost[MARKED[0]] = 1
+        lost[MARKED] = 0.4
+        write_volume(Volume(lost, grid), folder / f"{name}.nii.gz")
+    return folder
+
+
 def predict(arm, number, num_targets):
     """`binary` is off by two voxels, `backsplit` by one, `blind` finds nothing."""
     if arm == "blind" or number == 4:

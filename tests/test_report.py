@@ -114,7 +114,7 @@ def test_policy_of_a_single_file_allows_what_stands_in_it_alone(inputs, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     styles = re.findall(r"<style>(.*?)</style>", html.partition("</head>")[0], re.DOTALL)
     inside = styles + re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-    assert len(inside) == 5
+    assert len(inside) == 7
     hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in inside}
     directives = dict(each.split(" ", 1) for each in policy_of(html).split("; "))
     assert {*directives["script-src"].split(), *directives["style-src"].split()} == hashes
@@ -188,10 +188,10 @@ def test_another_score_that_says_the_opposite_is_named(inputs):
 
 def test_costs_come_from_the_log_and_the_record(inputs):
     curves = {"binary": inputs.curves["binary"].assign(seconds=[3.0, 1, 2, 2, 2, 50])}
-    table = page_of(replace(inputs, curves=curves)).costs
+    table = page_of(replace(inputs, curves=curves, prediction_seconds={"binary": 12.345})).costs
     assert [[cell.text for cell in row] for row in table.rows] == [
-        ["binary", "2", "1:00", "1.235 M"],
-        ["backsplit", "not recorded", "not recorded", "not recorded"],
+        ["binary", "2", "1:00", "12.3 s", "1.235 M"],
+        ["backsplit", *["not recorded"] * 4],
     ]
 
 

@@ -16,6 +16,7 @@ import torch
 from backsplit import cases
 from backsplit.cli import main
 from backsplit.cli.main import COMMANDS
+from backsplit.cli.page import inputs_of
 from backsplit.errors import ParityError
 from backsplit.experiments.paths import Workspace
 from backsplit.nnunet.arms import check_parity
@@ -204,6 +205,29 @@ def test_parity_covers_plan_and_intensity_statistics(study, path):
     part[path[-1]] += 1
     with pytest.raises(ParityError, match=path[-1]):
         check_parity(plans, other)
+
+
+def test_page_says_what_is_not_fair_and_what_prediction_took(study, tmp_path):
+    fair = inputs_of(study)
+    assert fair.warnings == []
+    assert fair.information == {}
+    assert {arm for arm, seconds in fair.prediction_seconds.items() if seconds > 0} == {"binary", "backsplit"}
+    copy = Workspace(tmp_path / "workspace")
+    shutil.copytree(study.root, copy.root)
+    copy.lost_information_of("backsplit").mkdir(parents=True)
+    (plans_file,) = copy.results.glob("*/*__backsplit__*/plans.json")
+    plans = json.loads(plans_file.read_text())
+    plans["backsplit"]["seed"] = 5
+    plans_file.write_text(json.dumps(plans))
+    manifest = copy.predictions_of("backsplit") / "predictions.json"
+    made = json.loads(manifest.read_text())
+    by_another_fold = dict.fromkeys(made["cases"], "1")  # the cases that fold 0 left out are what fold 1 was trained on
+    manifest.write_text(json.dumps(made | {"model": str(plans_file.parent), "cases": by_another_fold}))
+    unfair = inputs_of(copy)
+    parity, leak = unfair.warnings
+    assert "backsplit.seed (0 against 5)" in parity
+    assert leak.startswith(f"backsplit was trained on patients of 4 cases that it is scored on ({min(by_another_fold)}")
+    assert unfair.information == {"backsplit": copy.lost_information_of("backsplit")}
 
 
 def test_every_command_has_help_with_an_example(capfd):

@@ -1,18 +1,22 @@
 """The report in a real browser: Debian's Chromium, headless, WebGL2 in software, opened from the disk."""
 
+import base64
+import io
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from backsplit import report
-from backsplit.report import webvolumes
+from backsplit.report import slices, webvolumes
 from backsplit.report.caseviews import safe_id
-from backsplit.volume import Grid, read_labels
-from reports import CASES, MARK_HU, MARKED, inputs_in
+from backsplit.volume import Grid, read_labels, read_volume
+from reports import CASES, MARK_HU, MARKED, inputs_in, lost_information_in
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe
@@ -46,7 +50,9 @@ GRIDS = (
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    return inputs_in(tmp_path_factory.mktemp("study"), grids=GRIDS, names=NAMES)
+    folder = tmp_path_factory.mktemp("study")
+    lost = lost_information_in(folder / "maps", grids=GRIDS, names=NAMES)
+    return replace(inputs_in(folder, grids=GRIDS, names=NAMES), information={"backsplit": lost})
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +214,19 @@ def test_address_of_a_finding_opens_it(page, site):
     page.locator("#viewer[data-state=ready]").wait_for()
 
 
+def test_lost_information_is_a_layer_where_there_is_a_map(page, site):
+    open_case(page, site, "case 3")
+    assert "lost information, backsplit: 0.40" in page.locator("#viewer-place").inner_text()
+    page.keyboard.press("m")
+    assert coloured_pixels(page)["coloured"] == 0
+    page.get_by_label("lost information, backsplit").check()
+    assert coloured_pixels(page)["coloured"] > 500
+    page.get_by_label("lost information, backsplit").uncheck()
+    assert coloured_pixels(page)["coloured"] == 0
+    open_case(page, site, "case 5")
+    assert page.get_by_label("lost information").count() == 0
+
+
 def test_windows_and_views_change_the_picture(page, site):
     open_case(page, site, "case 2")
     page.keyboard.press("m")
@@ -218,15 +237,35 @@ def test_windows_and_views_change_the_picture(page, site):
     assert page.evaluate("() => backsplit.state().niivue.opts.sliceType") == 0
 
 
-def test_pictures_where_webgl2_is_missing(driver, site):
+@pytest.fixture(scope="module")
+def old_page(driver) -> Iterator[playwright.Page]:
     with driver.chromium.launch(executable_path=CHROMIUM, args=WITHOUT_WEBGL) as opened:
-        page = opened.new_page()
-        open_case(page, site, "case 2")
-        pictures = page.locator("#viewer-pictures img")
-        assert pictures.count() == 3
-        assert all(pictures.nth(i).evaluate("each => each.naturalWidth") > 100 for i in range(3))
-        assert not page.locator("#viewer-canvas").is_visible()
-        assert page.locator("#viewer-findings button").count() == 1
+        yield opened.new_page()
+
+
+def stills(page):
+    """The pictures in the page, by plane: rows, columns and colours from 0 to 255."""
+    figures = page.locator("#viewer-pictures figure")
+    told = {each.inner_text(): each.locator("img").get_attribute("src") for each in figures.all()}
+    files = {name: base64.b64decode(src.removeprefix("data:image/png;base64,")) for name, src in told.items()}
+    return {name.lower(): imread(io.BytesIO(file), format="png")[..., :3] * 255 for name, file in files.items()}
+
+
+@pytest.mark.parametrize("number", range(4), ids=["ras", "anisotropic", "rotated", "ipl"])
+def test_pictures_where_webgl2_is_missing(old_page, site, inputs, number):
+    open_case(old_page, site, NAMES[number])
+    assert not old_page.locator("#viewer-canvas").is_visible()
+    assert "voxel 6, 9, 15" in old_page.locator("#viewer-place").inner_text()
+    assert all(np.ptp(still, axis=-1).max() > 40 for still in stills(old_page).values())  # the masks
+    old_page.keyboard.press("m")
+    case = inputs.cohort.cases[number]
+    image, reference = read_volume(case.images[0]), read_labels(case.labels)
+    spacing_mm, direction = image.grid.spacing_mm, image.grid.direction
+    stack = slices.Stack(image.voxels, (), spacing_mm, direction, slices.CT_WINDOW_HU)
+    seen = stills(old_page)
+    for view in slices.views(stack, reference.voxels == 1):
+        np.testing.assert_allclose(seen[view.plane], np.repeat(view.image[..., None] * 255, 3, axis=-1), atol=2)
+    old_page.keyboard.press("m")
 
 
 def test_single_file_shows_the_same(page, inputs, tmp_path):
@@ -240,6 +279,47 @@ def test_nothing_is_wider_than_the_page(page, site, width):
     page.set_viewport_size({"width": width, "height": 800})
     page.goto(site.as_uri())
     assert page.evaluate("() => document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_moves_while_the_page_builds_up(page, site, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto("about:blank")
+    page.goto(site.as_uri())
+    shift = page.evaluate(
+        """async () => {
+          let sum = 0;
+          const add = (list) => list.getEntries().forEach((entry) => { sum += entry.value; });
+          new PerformanceObserver(add).observe({ type: "layout-shift", buffered: true });
+          const frame = () => new Promise((next) => requestAnimationFrame(() => setTimeout(next, 50)));
+          for (const name of ["lesions", "pictures", "training", "provenance"]) {
+            document.getElementById(name).scrollIntoView();
+            await frame();
+          }
+          return sum;
+        }"""
+    )
+    assert shift < 0.1
+
+
+def test_it_prints_whole(page, site):
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 less its margins
+    page.emulate_media(media="print", color_scheme="dark")
+    page.goto(site.as_uri())
+    assert page.evaluate("() => document.documentElement.scrollWidth") == 718
+    hidden = (
+        "(parts) => parts.filter((part) => !part.checkVisibility({ contentVisibilityAuto: true })).map((p) => p.id)"
+    )
+    assert page.locator("main section").evaluate_all(hidden) == []
+    assert all(page.locator(f"#{name} tbody tr").last.is_visible() for name in ("cases", "lesions"))
+    clipped = "(boxes) => boxes.filter((box) => box.scrollWidth > box.clientWidth + 1).map((box) => box.ariaLabel)"
+    assert page.locator(".table").evaluate_all(clipped) == []
+    assert not page.locator("nav").is_visible()
+    assert not page.locator(".filters").first.is_visible()
+    assert page.locator("body").evaluate("(body) => getComputedStyle(body).backgroundColor") == "rgb(255, 255, 255)"
+    pages = page.pdf(format="A4").count(b"/Type /Page\n")
+    page.emulate_media(media="screen", color_scheme="light")
+    assert pages >= 3
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

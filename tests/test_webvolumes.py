@@ -94,7 +94,15 @@ def test_grey_values_of_ct_keep_soft_tissue_to_three_units():
 def test_values_that_are_no_numbers_have_a_grey():
     image = np.array([[[np.nan, np.inf, -np.inf, 0.5]]], np.float32)
     assert webvolumes.quantise(image, ((0.0, 0), (1.0, 255))).tolist() == [[[0, 255, 0, 128]]]
-    assert webvolumes.knots_of(np.full((2, 2, 2), np.nan), is_ct=False) == ((0.0, 0), (1.0, 255))
+    assert webvolumes.look_of(np.full((2, 2, 2), np.nan), "MR").knots == ((0.0, 0), (1.0, 255))
+
+
+def test_pet_has_windows_of_suv_unless_it_is_in_other_units():
+    suv = np.random.default_rng(0).gamma(1, 2, (20, 20, 20))
+    assert webvolumes.look_of(suv, "PET") == webvolumes.PET
+    assert webvolumes.PET.presets[0].high == 10
+    assert [each.name for each in webvolumes.look_of(1000 * suv, "PET").presets] == ["Auto", "Full"]
+    assert webvolumes.look_of(suv, "CT").unit == "HU"
 
 
 def test_packed_voxels_are_in_the_order_of_a_file():

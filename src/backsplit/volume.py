@@ -312,7 +312,7 @@ def _non_finite(
 
 
 def _narrow(voxels: Voxels, low: int, high: int) -> Integer[np.ndarray, "x y z"]:
-    return voxels.astype(np.min_scalar_type(high if low >= 0 else min(low, -high - 1)))
+    return voxels.astype(np.min_scalar_type(high if low >= 0 else min(low, -high - 1)), copy=False)
 
 
 def _image(volume: Volume, path: Path) -> sitk.Image:

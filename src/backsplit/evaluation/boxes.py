@@ -1,5 +1,8 @@
 """The box that holds a mask, found without looking closely at every voxel."""
 
+from collections.abc import Iterable
+from functools import reduce
+
 import numpy as np
 from jaxtyping import Bool, Int, Integer
 
@@ -30,6 +33,17 @@ def joint_box(first: Box, second: Box) -> Box:
     if NOTHING in (first, second):
         return second if first == NOTHING else first
     x, y, z = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
+    return x, y, z
+
+
+def joint_boxes(boxes: Iterable[Box]) -> Box:
+    """Box around any number of boxes."""
+    return reduce(joint_box, boxes, NOTHING)
+
+
+def box_within(outer: Box, inner: Box) -> Box:
+    """A box of the whole array, from one of the part of it that another box cuts out."""
+    x, y, z = (slice(o.start + i.start, o.start + i.stop) for o, i in zip(outer, inner, strict=True))
     return x, y, z
 
 

@@ -108,6 +108,10 @@ class Workspace:
         """What labels tell about one arm: tables, figure, and a map and a record per case."""
         return self.root / "information" / arm
 
+    def lost_information_of(self, arm: str) -> Path:
+        """A map per case of what binary labels lose of the information about the logits of one arm."""
+        return self.information_of(arm) / "maps"
+
     @property
     def stock(self) -> "Workspace":
         """What the first rung of the attribution ladder trains on: the binary task, planned by nnU-Net alone."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -139,8 +140,17 @@ class TargetPredictor:
             mask = masks_of(model, found, question)
             write_volume(Volume(mask, found.grid), output / f"{found.case.name}.nii.gz")
 
+        start = time.perf_counter()
         stages = overlapped(cases, read, lambda seen: find(model, seen, question), write)
         _raise_failed(track_some(stages, f"{self.name}: predicted", total=len(cases)), len(cases))
+        self._note_time(output, len(cases), time.perf_counter() - start)
+
+    def _note_time(self, output: Path, num_cases: int, seconds: float) -> None:
+        """Add up in the manifest what prediction took, from reading to writing; without loading the model."""
+        made = read_predictions(output)
+        before = made.get("time", {"cases": 0, "seconds": 0.0})
+        taken = {"cases": before["cases"] + num_cases, "seconds": round(before["seconds"] + seconds, 3)}
+        write_json({**made, "time": taken}, output / MANIFEST_NAME)
 
     def _claim(self, output: Path, cases: Sequence[Case], *, cohort: str) -> None:
         """Write down how the predictions of a folder are made, or refuse if they are made otherwise."""
@@ -163,7 +173,8 @@ class TargetPredictor:
                 "choose another folder or remove this one"
             )
         made = {**old["cases"], **{case.name: folds for case in cases}}
-        write_json({**how, "trained": {**old["trained"], **trained}, "cases": made}, path)
+        kept = {"time": old["time"]} if "time" in old else {}
+        write_json({**how, "trained": {**old["trained"], **trained}, "cases": made, **kept}, path)
 
     def _training_of(self, fold: int | str) -> str:
         checkpoint = self.model / f"fold_{fold}" / self.settings.checkpoint

@@ -1,10 +1,9 @@
-"""One case for the browser: volumes, where its findings are, and pictures for those without WebGL2."""
+"""One case for the browser: volumes, and where its findings are."""
 
-import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,17 @@ from backsplit.arrays import LabelMap
 from backsplit.cases import Case
 from backsplit.errors import CohortError, GeometryError
 from backsplit.evaluation import Scoring
-from backsplit.evaluation.boxes import Box, bounding_box, joint_box
+from backsplit.evaluation.boxes import Box, bounding_box, joint_boxes
 from backsplit.labels import LabelScheme, clear_ignored
-from backsplit.report import figures, webvolumes
-from backsplit.report.findings import Finding, findings
+from backsplit.report import webvolumes
+from backsplit.report.findings import Finding, findings, target_box
 from backsplit.report.palette import ArmStyle
-from backsplit.report.slices import Stack, grey_limits, views
 from backsplit.volume import Grid, Volume, read_labels, read_volume
 
 POSTERIORS = "probabilities"
 """Folder beside the masks of an arm, with `<case>_<label value>.nii.gz` from 0 to 255, where they were asked for."""
+MAP_STEPS = 255
+"""Posteriors lie in files as 0 to so many; the browser is given all maps so."""
 LONGEST_ID = 60
 
 
@@ -38,6 +38,8 @@ class Sight:
     """Masks by arm."""
     styles: Mapping[str, ArmStyle]
     scoring: Scoring
+    information: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of maps of lost information, by the arm whose logits they are about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,17 @@ class CaseView:
     first: dict[str, Any]
     whole: dict[str, Any] | None
     """None where the first view is the whole volume."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Map:
+    """A file of numbers on the grid of the image; `most` stands for 1."""
+
+    kind: str
+    name: str
+    path: Path
+    most: float
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +85,7 @@ def files_of(case: Case, sight: Sight) -> list[Path]:
     """Every file that the view of a case is made of."""
     masks = [folder / f"{case.name}.nii.gz" for folder in sight.folders.values()]
     labels = [] if case.labels is None else [case.labels]
-    return [*case.images, *labels, *masks, *(path for _, _, path in _posteriors(case, sight))]
+    return [*case.images, *labels, *masks, *(each.path for each in _maps(case, sight))]
 
 
 def case_view(case: Case, sight: Sight) -> CaseView:
@@ -99,9 +112,8 @@ def case_view(case: Case, sight: Sight) -> CaseView:
             for image, look in zip(loaded.images, looks, strict=True)
         ],
         "labels": _labels(combined.index[box]),
-        "maps": [_map(*each, box, loaded.grid) for each in _posteriors(case, sight)],
+        "maps": [_packed_map(each, box, loaded.grid) for each in _maps(case, sight)],
         "findings": [_told(finding, loaded.grid, box) for finding in found],
-        "pictures": _pictures(case, loaded, box, sight),
     }
     return CaseView(first, None if grid.shape == loaded.grid.shape else told | _whole(loaded, looks, combined.index))
 
@@ -140,10 +152,8 @@ def _findings(loaded: _Loaded, sight: Sight) -> tuple[Finding, ...]:
 
 def _box(loaded: _Loaded, found: Sequence[Finding], sight: Sight) -> Box:
     """Around all lesions and all that was predicted, else the reference alone, else its largest lesion's middle."""
-    referred = bounding_box(_is_target(loaded.reference, sight))
-    everything = referred
-    for labels in loaded.predictions.values():
-        everything = joint_box(everything, bounding_box(labels))
+    referred = target_box(loaded.reference, sight.scheme.num_targets)
+    everything = joint_boxes([referred, *map(bounding_box, loaded.predictions.values())])
     largest = max(found, key=lambda each: (each.false_of is None, each.ml), default=None)
     middles = [] if largest is None else [_single(largest.voxel)]
     wishes = [everything, referred, *middles]
@@ -155,21 +165,8 @@ def _single(voxel: tuple[int, int, int]) -> Box:
     return x, y, z
 
 
-def _is_target(labels: LabelMap, sight: Sight) -> np.ndarray:
-    return (labels > 0) & (labels <= sight.scheme.num_targets)
-
-
 def _look(image: np.ndarray, channel: str) -> dict[str, Any]:
-    is_ct = channel == "CT"
-    return {
-        "channel": channel,
-        "unit": "HU" if is_ct else "",
-        "knots": webvolumes.knots_of(image, is_ct=is_ct),
-        "presets": [
-            {"name": each.name, "low": each.low, "high": each.high}
-            for each in webvolumes.presets_of(image, is_ct=is_ct)
-        ],
-    }
+    return {"channel": channel, **asdict(webvolumes.look_of(image, channel))}
 
 
 def _geometry(grid: Grid) -> dict[str, Any]:
@@ -180,20 +177,38 @@ def _labels(index: np.ndarray) -> dict[str, Any]:
     return {"bytes": index.dtype.itemsize, "data": webvolumes.packed(index)}
 
 
-def _map(arm: str, class_name: str, path: Path, box: Box, grid: Grid) -> dict[str, Any]:
-    posterior = read_volume(path)
-    if difference := posterior.grid.difference(grid):
-        raise GeometryError(f"{path}: not on the grid of its image: {difference}; predict the case again")
-    return {"arm": arm, "class": class_name, "data": webvolumes.packed(posterior.voxels[box].astype(np.uint8))}
+def _packed_map(shown: _Map, box: Box, grid: Grid) -> dict[str, Any]:
+    volume = read_volume(shown.path)
+    if difference := volume.grid.difference(grid):
+        raise GeometryError(f"{shown.path}: not on the grid of its image: {difference}; {shown.remedy} again")
+    greys = np.rint(np.clip(volume.voxels[box] / shown.most, 0, 1) * MAP_STEPS).astype(np.uint8)
+    return {"kind": shown.kind, "name": shown.name, "data": webvolumes.packed(greys)}
 
 
-def _posteriors(case: Case, sight: Sight) -> list[tuple[str, str, Path]]:
-    wanted = (
-        (arm, name, folder / POSTERIORS / f"{case.name}_{value:04}.nii.gz")
+def _maps(case: Case, sight: Sight) -> list[_Map]:
+    """Posteriors of the targets and maps of lost information, those that there are."""
+    posteriors = (
+        _Map(
+            "posterior",
+            f"posterior of {name}, {arm}",
+            folder / POSTERIORS / f"{case.name}_{value:04}.nii.gz",
+            MAP_STEPS,
+            "predict the case",
+        )
         for arm, folder in sight.folders.items()
         for value, name in enumerate(sight.scheme.targets, start=1)
     )
-    return [each for each in wanted if each[2].is_file()]
+    lost = (
+        _Map(
+            "information",
+            f"lost information, {arm}",
+            folder / f"{case.name}.nii.gz",
+            1,
+            f"run `backsplit fisher {arm}`",
+        )
+        for arm, folder in sight.information.items()
+    )
+    return [each for each in (*posteriors, *lost) if each.path.is_file()]
 
 
 def _told(finding: Finding, grid: Grid, box: Box) -> dict[str, Any]:
@@ -219,21 +234,3 @@ def _whole(loaded: _Loaded, looks: Sequence[dict[str, Any]], index: np.ndarray) 
         coarse = webvolumes.quantise(webvolumes.averaged(image, steps), look["knots"])
         images.append({**look, "shape": coarse.shape, "steps": steps, "data": webvolumes.packed(coarse)})
     return {**_geometry(loaded.grid), "start": [0, 0, 0], "images": images, "labels": _labels(index), "maps": []}
-
-
-def _pictures(case: Case, loaded: _Loaded, box: Box, sight: Sight) -> list[dict[str, str]]:
-    """Three planes through the largest lesion, the contours of all targets of all arms; PNG in base64."""
-    image, channel = loaded.images[0][box], sight.channels[0]
-    masks = [_is_target(labels[box], sight) for labels in (loaded.reference, *loaded.predictions.values())]
-    focus = next((mask for mask in masks if mask.any()), masks[0])
-    limits = grey_limits(image, is_ct=channel == "CT")
-    stack = Stack(image, tuple(masks), loaded.grid.spacing_mm, loaded.grid.direction, limits)
-    styles = (None, *(sight.styles[arm] for arm in loaded.predictions))
-    return [
-        {
-            "data": base64.b64encode(figures.slice_picture(view, styles)).decode("ascii"),
-            "alt": f"{view.plane} slice of {case.name}, {channel}, with the outlines of reference and arms",
-            "caption": f"{view.plane}, {view.field_mm:.0f} mm wide",
-        }
-        for view in views(stack, focus)
-    ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from backsplit.arrays import LabelMap, Mask
 from backsplit.evaluation import components, match_components
-from backsplit.evaluation.boxes import Box, bounding_box, joint_box
+from backsplit.evaluation.boxes import NOTHING, Box, bounding_box, box_within, joint_boxes
 from backsplit.report.slices import middle_voxel
 from backsplit.volume import Grid
 
@@ -40,15 +40,24 @@ def findings(
         grid: of all maps.
         min_voxels: smaller components are no lesions.
     """
-    box = bounding_box((reference > 0) & (reference <= max(classes)))
-    for labels in predictions.values():
-        box = joint_box(box, bounding_box(labels))
-    cut = {arm: labels[box] for arm, labels in predictions.items()}
+    outer = joint_boxes([target_box(reference, max(classes)), *map(bounding_box, predictions.values())])
     found: list[Finding] = []
-    for value, name in classes.items() if cut and reference[box].size else ():
-        masks = {arm: np.ascontiguousarray(labels == value) for arm, labels in cut.items()}
-        found += _of_class(name, np.ascontiguousarray(reference[box] == value), masks, box, grid, min_voxels)
+    for value, name in classes.items() if predictions else ():
+        masks = [labels[outer] == value for labels in (reference, *predictions.values())]
+        inner = joint_boxes(map(bounding_box, masks))
+        cut, *of_arms = (np.ascontiguousarray(mask[inner]) for mask in masks)
+        if cut.size:
+            by_arm = dict(zip(predictions, of_arms, strict=True))
+            found += _of_class(name, cut, by_arm, box_within(outer, inner), grid, min_voxels)
     return tuple(found)
+
+
+def target_box(labels: LabelMap, num_targets: int) -> Box:
+    """Box around the voxels of targets, values 1 to `num_targets`; looks closely at labelled voxels alone."""
+    labelled = bounding_box(labels)
+    inside = labels[labelled]
+    found = bounding_box((inside > 0) & (inside <= num_targets))
+    return found if found == NOTHING else box_within(labelled, found)
 
 
 def _of_class(

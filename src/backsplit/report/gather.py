@@ -46,10 +46,14 @@ class ReportInputs:
     """As `lesions.csv` has them: a row per lesion or false alarm of an arm, case and class."""
     scoring: Scoring
     """How the scores were made."""
+    information: Mapping[str, Path] = field(default_factory=dict)
+    """By arm, folder with a map `<case>.nii.gz` of what binary labels lose of the information, from 0 to 1."""
     study: Mapping[str, str] = field(default_factory=dict)
     """What was trained, for how long; printed beside the result, in this order."""
     parameters: Mapping[str, int] = field(default_factory=dict)
     """Of the network, by arm; arms whose number was not recorded are absent."""
+    prediction_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Of a case, by arm; arms whose time was not recorded are absent."""
     provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Sections of facts, in the order in which they are printed."""
     warnings: Sequence[str] = ()
@@ -77,7 +81,7 @@ def page_of(inputs: ReportInputs) -> Page:
         warnings=(*inputs.warnings, *_gaps(inputs)),
         intervals=charts.interval_picture(differences, styles),
         study=(*_data_facts(inputs, sight.scheme), *inputs.study.items()),
-        costs=cost_table(arms, inputs.curves, inputs.parameters),
+        costs=cost_table(arms, inputs.curves, inputs.parameters, inputs.prediction_seconds),
         scores=score_table(inputs.summary, inputs.policy),
         comparison=comparison_table(inputs.comparison, inputs.policy),
         pairs=tuple(charts.pair_picture(inputs.scores, contest, styles[contest.arm]) for contest in contests),
@@ -117,6 +121,7 @@ def sight_of(inputs: ReportInputs) -> Sight:
         folders={arm: inputs.prediction_folders[arm] for arm in arms},
         styles=arm_styles(arms_of(inputs)),
         scoring=inputs.scoring,
+        information=inputs.information,
     )
 
 

@@ -189,7 +189,8 @@ class Inline:
 
 
 LICENCES = "LICENSES.txt"
-STYLES, SCRIPTS = ("page.css", "viewer.css"), ("page.js", "viewer.js")
+STYLES = ("page.css", "viewer.css")
+SCRIPTS = ("page.js", "volumes.js", "stills.js", "viewer.js")
 VIEWER_LIBRARY = "niivue.umd.js"
 _RULES = "font-src 'none'; connect-src 'none'; base-uri 'none'; form-action 'none'"
 

@@ -16,7 +16,7 @@ from backsplit.report.gather import ReportInputs, page_of, shown_cases, sight_of
 from backsplit.report.page import LICENCES, SCRIPTS, STYLES, VIEWER_LIBRARY, Inline, asset, render, render_waiting
 from backsplit.workers import run_each
 
-VERSION = 1
+VERSION = 2
 """Of the files of a case; with another one they are written again."""
 CASES, ASSETS = "cases", "assets"
 

@@ -48,14 +48,27 @@ def comparison_table(comparison: pd.DataFrame, policy: str) -> Table:
     )  # fmt: skip
 
 
-def cost_table(arms: Sequence[str], curves: Mapping[str, pd.DataFrame], parameters: Mapping[str, int]) -> Table:
-    """What the training of each arm took, from its log; what was not recorded is said so."""
+def cost_table(
+    arms: Sequence[str],
+    curves: Mapping[str, pd.DataFrame],
+    parameters: Mapping[str, int],
+    prediction_seconds: Mapping[str, float],
+) -> Table:
+    """What each arm took, training from its log; what was not recorded is said so."""
     return Table(
-        columns=("Arm", "Seconds per epoch", "Training", "Parameters"),
+        columns=("Arm", "Seconds per epoch", "Training", "Prediction of a case", "Parameters"),
         rows=tuple(
-            (Cell(arm), *_training_cells(curves.get(arm)), Cell(_parameters_text(parameters.get(arm)))) for arm in arms
+            (
+                Cell(arm),
+                *_training_cells(curves.get(arm)),
+                Cell(_seconds_text(prediction_seconds.get(arm))),
+                Cell(_parameters_text(parameters.get(arm))),
+            )
+            for arm in arms
         ),
-        notes=("Seconds per epoch: median; one fold of each arm.",),
+        notes=(
+            "Seconds per epoch: median; one fold of each arm. Prediction: mean over cases, from reading to writing.",
+        ),
     )
 
 
@@ -63,6 +76,10 @@ def _training_cells(log: pd.DataFrame | None) -> tuple[Cell, Cell]:
     if log is None or "seconds" not in log:
         return Cell(UNRECORDED), Cell(UNRECORDED)
     return Cell(f"{log['seconds'].median():.3g}"), Cell(format_duration(log["seconds"].sum()))
+
+
+def _seconds_text(seconds: float | None) -> str:
+    return UNRECORDED if seconds is None else f"{seconds:.3g} s"
 
 
 def _parameters_text(number: int | None) -> str:

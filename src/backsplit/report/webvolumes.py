@@ -14,7 +14,7 @@ from isal import igzip
 from jaxtyping import Float, Integer, UInt8
 
 from backsplit.arrays import LabelMap, Spacing, Voxels
-from backsplit.evaluation.boxes import NOTHING, Box
+from backsplit.evaluation.boxes import NOTHING, Box, bounding_box, joint_boxes
 from backsplit.volume import Grid
 
 MOST_VOXELS = 1_000_000
@@ -23,6 +23,8 @@ MOST_OVERVIEW_VOXELS = 4_000_000
 """Of the image of a whole volume, which is averaged over blocks down to so many."""
 CT_KNOTS = ((-1024.0, 0), (-160.0, 60), (240.0, 190), (1500.0, 245), (3071.0, 255))
 """HU and grey value: 3 HU per step in soft tissue, 14 in lung, 23 in bone."""
+MOST_SUV = 100.0
+"""PET with more than this at its 99.9th percentile is in other units."""
 _DARKEST, _BRIGHTEST = 0.1, 99.9  # percent
 
 Knots = tuple[tuple[float, int], ...]
@@ -38,12 +40,27 @@ class Preset:
     high: float
 
 
-CT_PRESETS = (
-    Preset("Soft tissue", -160.0, 240.0),
-    Preset("Lung", -1350.0, 150.0),
-    Preset("Bone", -500.0, 1300.0),
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How an image is brought to eight bits, and the windows to choose from, the first of which is shown first."""
+
+    unit: str
+    knots: Knots
+    presets: tuple[Preset, ...]
+
+
+CT = Look(
+    "HU",
+    CT_KNOTS,
+    (Preset("Soft tissue", -160.0, 240.0), Preset("Lung", -1350.0, 150.0), Preset("Bone", -500.0, 1300.0)),
 )
 """Level and width 40/400, -600/1500, 400/1800 HU."""
+PET = Look(
+    "SUV",
+    ((0.0, 0), (10.0, 200), (50.0, 255)),
+    (Preset("SUV to 10", 0, 10), Preset("SUV to 5", 0, 5), Preset("SUV to 50", 0, 50)),
+)
+"""SUV: 0.05 per step where most lesions are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,22 +74,18 @@ class Combined:
     rows: tuple[tuple[int, ...], ...]
 
 
-def knots_of(image: Voxels, *, is_ct: bool) -> Knots:
-    """Fixed for CT; for all else a straight line over all but the darkest and brightest thousandth.
+def look_of(image: Voxels, channel: str) -> Look:
+    """Fixed for CT, and for PET in SUV; for all else from the values.
 
-    Percentiles are of every n-th voxel where the image is large. Voxels that are not finite do not count.
+    That is a straight line over all but the darkest and brightest thousandth, and a window from the 1st to the 99th
+    percentile. Percentiles are of every n-th voxel where the image is large. Voxels that are not finite do not count.
     """
-    if is_ct:
-        return CT_KNOTS
+    if channel == "CT":
+        return CT
     low, high = _percentiles(image, (_DARKEST, _BRIGHTEST))
-    return (low, 0), (high, 255)
-
-
-def presets_of(image: Voxels, *, is_ct: bool) -> tuple[Preset, ...]:
-    """Windows to choose from, the first of which is shown first."""
-    if is_ct:
-        return CT_PRESETS
-    return Preset("Auto", *_percentiles(image, (1, 99))), Preset("Full", *_percentiles(image, (_DARKEST, _BRIGHTEST)))
+    if channel == "PET" and high <= MOST_SUV:
+        return PET
+    return Look("", ((low, 0), (high, 255)), (Preset("Auto", *_percentiles(image, (1, 99))), Preset("Full", low, high)))
 
 
 def quantise(image: Voxels, knots: Knots) -> UInt8[np.ndarray, "x y z"]:
@@ -130,9 +143,11 @@ def combine(maps: Sequence[LabelMap]) -> Combined:
     sizes = [int(labels.max()) + 1 for labels in maps]
     kind = np.min_scalar_type(max(math.prod(sizes) - 1, 1))
     code = np.zeros(maps[0].shape, kind, order="F")
+    box = joint_boxes(map(bounding_box, maps))
+    inside = code[box]
     for labels, size in zip(maps, sizes, strict=True):
-        code *= kind.type(size)
-        code += labels.astype(kind, copy=False)
+        inside *= kind.type(size)
+        inside += labels[box].astype(kind, copy=False)
     found, index = _numbered(code, math.prod(sizes))
     rows = np.stack(np.unravel_index(found, sizes), axis=1).tolist()
     return Combined(index, tuple(tuple(row) for row in rows))
@@ -149,9 +164,17 @@ def overview_steps(shape: tuple[int, int, int], spacing_mm: Spacing, *, limit: i
 
 def averaged(image: Voxels, steps: tuple[int, int, int]) -> Float[np.ndarray, "coarse_x coarse_y coarse_z"]:
     """Means over blocks; blocks at the far ends may be smaller. NaN counts as 0."""
-    means = image if np.issubdtype(image.dtype, np.integer) else np.nan_to_num(image)
-    for axis in np.argsort([-stride for stride in image.strides]).tolist():  # the slowest axis first: whole planes
-        means = _averaged_along(means, axis, steps[axis])
+    order = np.argsort([-stride for stride in image.strides]).tolist()
+    slow, step = image.transpose(order), steps[order[0]]
+    slabs = (slow[start : start + step] for start in range(0, len(slow), step))  # small enough to stay in the cache
+    means = np.concatenate([_slab_means(slab, tuple(steps[axis] for axis in order)) for slab in slabs])
+    return means.transpose(np.argsort(order).tolist())
+
+
+def _slab_means(slab: Voxels, steps: tuple[int, ...]) -> Float[np.ndarray, "1 _ _"]:
+    means = slab if np.issubdtype(slab.dtype, np.integer) else np.nan_to_num(slab)
+    for axis, step in enumerate(steps):
+        means = _averaged_along(means, axis, step)
     return means.astype(np.float32, copy=False)
 
 
@@ -160,7 +183,7 @@ def _averaged_along(image: np.ndarray, axis: int, step: int) -> np.ndarray:
         return image
     size = image.shape[axis]
     shape = [-(-size // step) if each == axis else image.shape[each] for each in range(3)]
-    means = np.zeros(shape, np.float32, order="C" if image.flags.c_contiguous else "F")
+    means = np.zeros(shape, np.float32)
     sums, parts = np.moveaxis(means, axis, -1), np.moveaxis(image, axis, -1)
     for start in range(step):
         part = parts[..., start::step]
@@ -171,7 +194,7 @@ def _averaged_along(image: np.ndarray, axis: int, step: int) -> np.ndarray:
 
 def packed(array: np.ndarray) -> str:
     """Voxels as text: gzip, then base64; the first axis runs fastest, as in a NIfTI file, lowest byte first."""
-    ordered = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
+    ordered = np.asarray(array, array.dtype.newbyteorder("<"), order="F").reshape(-1, order="F").view(np.uint8)
     return base64.b64encode(igzip.compress(ordered, mtime=0)).decode("ascii")
 
 

@@ -1,21 +1,25 @@
 "use strict";
-// The case view: one NiiVue instance, whose volumes are swapped. A case comes as a script that calls
-// `backsplit.receive`, because a page opened from a disk may not fetch; names are set as text, never as HTML.
+// The case view: one NiiVue instance, whose volumes are swapped; still pictures where WebGL2 is missing. A case comes as
+// a script that calls `backsplit.receive`, because a page opened from a disk may not fetch; names are set as text, never
+// as HTML.
 const backsplit = (() => {
+  const { unpack, repeated, nifti, rgb, paleColour, along, greyTable } = volumes;
   const study = JSON.parse(document.getElementById("study").textContent);
   const LIBRARY = "assets/niivue.umd.js";
-  const NIFTI_HEADER = 352;
   const UINT8 = 2, UINT16 = 512, UINT32 = 768;
+  const MOST_KEPT = 4;
+  const MAPS = { posterior: ["inferno", "#ED6925"], information: ["viridis", "#35B779"] };  // palette, and its swatch
   const VIEWS = [["Slices and 3D", 3], ["Axial", 0], ["Coronal", 1], ["Sagittal", 2], ["3D", 4]];
   const $ = (name) => document.getElementById(`viewer-${name}`);
   const dialog = document.getElementById("viewer");
   const waiting = new Map();  // what to do with a case or whole volume once its script has run
-  const cache = new Map();
+  const cache = new Map();  // promises of cases and whole volumes, the oldest first
   let niivue = null;  // the one instance; false where WebGL2 is missing
-  let shown = null;  // {id, name, first, now, image, index, window, finding}
+  let shown = null;  // {id, first, now, channel, preset, finding, image, index, maps, window, voxel}
   let layers = [];
   let opacity = 0.6;
   let view = 3;
+  let isRenderLate = false;  // the 3D view is left out for now
   let opening = 0;  // counts openings, so that a slow one does not overtake a later one
 
   // --- data -----------------------------------------------------------------------------------------------------
@@ -36,8 +40,24 @@ const backsplit = (() => {
     });
   }
 
-  async function load(key, address) {
-    if (cache.has(key)) return cache.get(key);
+  // Fetched once, when the pointer or the focus is on a case.
+  let fetched = null;
+  function library() {
+    fetched ??= globalThis.niivue ? Promise.resolve() : script(LIBRARY);
+    return fetched;
+  }
+
+  function load(key, address) {
+    if (!cache.has(key)) {
+      const content = read(key, address);
+      cache.set(key, content);
+      content.catch(() => cache.delete(key));
+      if (cache.size > MOST_KEPT) cache.delete(cache.keys().next().value);
+    }
+    return cache.get(key);
+  }
+
+  async function read(key, address) {
     const inside = document.getElementById(`data-${key}`);
     if (inside) return JSON.parse(inside.textContent);
     let content = null;
@@ -45,65 +65,10 @@ const backsplit = (() => {
     await script(address);
     waiting.delete(key);
     if (!content) throw new Error(`${address} is not of this report`);
-    cache.clear();  // one case at a time is enough
-    cache.set(key, content);
     return content;
   }
 
-  async function unpack(text) {
-    const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return new Uint8Array(await new Response(stream).arrayBuffer());
-  }
-
-  // Repeat each voxel of an averaged image, so that it has the grid of the masks.
-  function repeated(voxels, from, steps, to) {
-    const [width, height] = from;
-    const out = new Uint8Array(to[0] * to[1] * to[2]);
-    const across = Uint32Array.from({ length: to[0] }, (_, x) => Math.floor(x / steps[0]));
-    let place = 0;
-    for (let z = 0; z < to[2]; z++) {
-      for (let y = 0; y < to[1]; y++) {
-        const row = (Math.floor(z / steps[2]) * height + Math.floor(y / steps[1])) * width;
-        for (let x = 0; x < to[0]; x++) out[place++] = voxels[row + across[x]];
-      }
-    }
-    return out;
-  }
-
-  function nifti(voxels, content, kind, bytes) {
-    const buffer = new ArrayBuffer(NIFTI_HEADER + voxels.byteLength);
-    const header = new DataView(buffer);
-    header.setInt32(0, 348, true);
-    [3, ...content.shape, 1, 1, 1, 1].forEach((size, axis) => header.setInt16(40 + 2 * axis, size, true));
-    header.setInt16(70, kind, true);
-    header.setInt16(72, 8 * bytes, true);
-    [1, ...content.spacing, 0, 0, 0, 0].forEach((edge, axis) => header.setFloat32(76 + 4 * axis, edge, true));
-    header.setFloat32(108, NIFTI_HEADER, true);
-    header.setFloat32(112, 1, true);
-    header.setUint8(123, 2);  // mm
-    header.setInt16(254, 1, true);  // the matrix below holds
-    content.matrix.slice(0, 3).flat().forEach((number, place) => header.setFloat32(280 + 4 * place, number, true));
-    [0x6e, 0x2b, 0x31, 0].forEach((letter, place) => header.setUint8(344 + place, letter));
-    new Uint8Array(buffer, NIFTI_HEADER).set(new Uint8Array(voxels.buffer, voxels.byteOffset, voxels.byteLength));
-    return buffer;
-  }
-
   // --- colours --------------------------------------------------------------------------------------------------
-
-  function rgb(colour) {
-    return [1, 3, 5].map((place) => parseInt(colour.slice(place, place + 2), 16));
-  }
-
-  // Auxiliaries: hues a golden angle apart, pale, so that the arms stand out.
-  function paleColour(number) {
-    const hue = (number * 137.508 + 190) % 360;
-    const part = (shift) => {
-      const k = (shift + hue / 30) % 12;
-      return Math.round(255 * (0.62 - 0.22 * Math.max(-1, Math.min(k - 3, 9 - k, 1))));
-    };
-    return `#${[0, 8, 4].map((shift) => part(shift).toString(16).padStart(2, "0")).join("")}`;
-  }
 
   function makeLayers() {
     const numTargets = study.targets.length;
@@ -134,33 +99,12 @@ const backsplit = (() => {
     return table;
   }
 
-  // Value of the image from its grey value, along straight lines between knots, and back.
-  function along(points, at, from, to) {
-    const last = points.length - 1;
-    for (let i = 1; i <= last; i++) {
-      if (at <= points[i][from] || i === last) {
-        const share = (at - points[i - 1][from]) / (points[i][from] - points[i - 1][from]);
-        return points[i - 1][to] + Math.min(1, Math.max(0, share)) * (points[i][to] - points[i - 1][to]);
-      }
-    }
-    return NaN;
-  }
-
-  function greyTable({ low, high }, knots) {
-    const I = Array.from({ length: 256 }, (_, grey) => grey);
-    const R = I.map((grey) => {
-      const share = (along(knots, grey, 1, 0) - low) / (high - low);
-      return Math.round(255 * Math.min(1, Math.max(0, share)));
-    });
-    return { R, G: R, B: R, A: R.map((grey) => Math.round(grey / 2)), I };
-  }
-
   // --- NiiVue ---------------------------------------------------------------------------------------------------
 
   async function start() {
     if (niivue !== null) return niivue;
     if (!document.createElement("canvas").getContext("webgl2")) return (niivue = false);
-    if (!globalThis.niivue) await script(LIBRARY);
+    await library();
     const created = new globalThis.niivue.Niivue({
       dragAndDropEnabled: false,
       logLevel: "silent",
@@ -191,7 +135,14 @@ const backsplit = (() => {
       const isSized = dialog.open && canvas.width > 1 && canvas.height > 1;
       if (isSized && dialog.dataset.state !== "loading") drawScene.call(created);
     };
+    const { drawImage3D } = created;
+    created.drawImage3D = (...scene) => { if (!isRenderLate) drawImage3D.apply(created, scene); };
     await created.attachToCanvas(canvas);
+    // NiiVue computes the gradients of every image it is given; nothing here is lit by them: one pixel per plane will do.
+    for (const shader of [created.blurShader, created.sobelFirstOrderShader]) {
+      const { use } = shader;
+      shader.use = (gl) => { use.call(shader, gl); gl.viewport(0, 0, 1, 1); };
+    }
     created.onLocationChange = tellPlace;
     return (niivue = created);
   }
@@ -205,7 +156,7 @@ const backsplit = (() => {
     return made;
   }
 
-  // Put the volumes of `content` on the canvas, all set before they are uploaded.
+  // Take up the volumes of `content`, and put them on the canvas, all set before they are uploaded.
   async function put(content, channel) {
     const image = content.images[channel];
     shown.now = content;
@@ -217,6 +168,8 @@ const backsplit = (() => {
     const bytes = content.labels.bytes;
     shown.index = bytes === 1 ? index : bytes === 2 ? new Uint16Array(index.buffer) : new Uint32Array(index.buffer);
     shown.window = image.presets[Math.min(shown.preset, image.presets.length - 1)];
+    shown.maps = await Promise.all(content.maps.map((map) => unpack(map.data)));
+    if (!niivue) return;
     niivue.addColormap("window", greyTable(shown.window, image.knots));
     const grey = await volume(voxels, content, UINT8, 1, { colormap: "window", opacity: 1 });
     const kinds = { 1: UINT8, 2: UINT16, 4: UINT32 };
@@ -224,15 +177,16 @@ const backsplit = (() => {
     masks.setColormapLabel(colourTable());
     const maps = [];
     for (const [number, map] of content.maps.entries()) {
-      const seen = layerOfMap(number).on ? opacity : 0;
-      maps.push(await volume(await unpack(map.data), content, UINT8, 1, { colormap: "inferno", opacity: seen }));
+      const look = { colormap: MAPS[map.kind][0], opacity: layerOfMap(number).on ? opacity : 0 };
+      maps.push(await volume(shown.maps[number], content, UINT8, 1, look));
     }
     niivue.volumes = [grey, masks, ...maps];
     niivue.setVolume(masks, 1);
   }
 
   function recolour() {
-    if (!niivue || !shown) return;
+    if (!shown) return;
+    if (!niivue) return drawStills();
     niivue.volumes[1].setColormapLabel(colourTable());
     niivue.volumes[1]._opacity = opacity;
     niivue.volumes.slice(2).forEach((map, number) => { map._opacity = layerOfMap(number).on ? opacity : 0; });
@@ -244,12 +198,13 @@ const backsplit = (() => {
     shown.preset = preset;
     const image = shown.now.images[shown.channel];
     shown.window = image.presets[preset];
+    $("windows").querySelectorAll("input")[preset].checked = true;
+    if (!niivue) return drawStills();
     niivue.addColormap("window", greyTable(shown.window, image.knots));
     [niivue.volumes[0].cal_min, niivue.volumes[0].cal_max] = [0, 255];
     niivue.refreshColormaps();
     niivue.refreshLayers(niivue.volumes[0], 0);
     niivue.drawScene();
-    $("windows").querySelectorAll("input")[preset].checked = true;
   }
 
   function layerOfMap(number) {
@@ -264,10 +219,11 @@ const backsplit = (() => {
       button.setAttribute("aria-current", String(place === number));
       if (place === number) button.scrollIntoView({ block: "nearest" });
     });
-    if (!niivue) return;
     const isHere = finding.inside || shown.now !== shown.first;
-    note(isHere ? "" : "This finding lies outside of the first view; load the whole volume to see it.");
+    note(isHere ? standing() : "This finding lies outside of the first view; load the whole volume to see it.");
     if (!isHere) return;
+    shown.voxel = finding.voxel.map((index, axis) => index - shown.now.start[axis]);
+    if (!niivue) return drawStills();
     niivue.scene.crosshairPos = niivue.mm2frac(finding.mm, 0, true);
     niivue.createOnLocationChange();
     niivue.drawScene();
@@ -275,12 +231,21 @@ const backsplit = (() => {
 
   // --- words ----------------------------------------------------------------------------------------------------
 
+  // What the note says while nothing else has to be said.
+  function standing() {
+    return niivue ? "" : "WebGL2 is missing in this browser: still pictures instead of volumes.";
+  }
+
   function note(text) {
     $("note").textContent = text;
   }
 
   // Voxel of the file under the crosshair: NiiVue's own count voxels in its order of axes.
   function voxelHere() {
+    if (!niivue) {
+      const mm = shown.now.matrix.slice(0, 3).map((row) => row[3] + shown.voxel.reduce((sum, index, axis) => sum + index * row[axis], 0));
+      return { mm, voxel: shown.voxel };
+    }
     const mm = niivue.frac2mm(niivue.scene.crosshairPos, 0, true);
     const m = shown.now.matrix;
     const place = [0, 1, 2].map((axis) => mm[axis] - m[axis][3]);
@@ -311,6 +276,7 @@ const backsplit = (() => {
       `${image.channel} ${Math.abs(value) >= 100 ? Math.round(value) : value.toPrecision(3)} ${image.unit}`.trim(),
       `reference: ${names[row[0]]}`,
       ...study.arms.map((arm, number) => `${arm.name}: ${row[number + 1] ? names[row[number + 1]] : "nothing"}`),
+      ...shown.maps.map((map, number) => `${layerOfMap(number).name}: ${(map[place] / 255).toFixed(2)}`),
     ];
     $("place").textContent = told.join("  \u00b7  ");
   }
@@ -362,7 +328,7 @@ const backsplit = (() => {
   function fillLayers(content) {
     const known = new Map(layers.map((layer) => [layer.name, layer.on]));
     const maps = content.maps.map((map) => ({
-      name: `posterior of ${map.class}, ${map.arm}`, colour: "#ED6925", on: false, isMap: true, holds: () => false,
+      name: map.name, colour: MAPS[map.kind][1], on: false, isMap: true, holds: () => false,
     }));
     layers = [...makeLayers(), ...maps];
     for (const layer of layers) if (known.has(layer.name)) layer.on = known.get(layer.name);
@@ -401,6 +367,7 @@ const backsplit = (() => {
     fillChoices("windows", image.presets.map((preset) => preset.name), shown.preset, rewindow);
     fillChoices("views", VIEWS.map(([name]) => name), VIEWS.findIndex(([, type]) => type === view), chooseView);
     fillChoices("channels", shown.first.images.map((each) => each.channel), shown.channel, chooseChannel);
+    $("views-box").hidden = !niivue;
     $("channels-box").hidden = shown.first.images.length < 2;
     const whole = shown.first.whole;
     $("whole").hidden = !whole;
@@ -419,20 +386,27 @@ const backsplit = (() => {
     await put(shown.now, number);
     fillControls();
     jump(shown.finding);
+    draw();
   }
 
-  function showPictures(content) {
-    note("WebGL2 is missing in this browser: still pictures instead of volumes.");
-    $("canvas").hidden = $("controls").hidden = true;
-    $("pictures").hidden = false;
-    $("pictures").replaceChildren(...content.pictures.map((picture) => {
+  // Where WebGL2 is missing: three planes through the finding, with the masks that are on.
+  function drawStills() {
+    const greys = greyTable(shown.window, shown.now.images[shown.channel].knots).R;
+    const { R, G, B, A } = colourTable();
+    const mixed = (place) => {
+      const [grey, row] = [greys[shown.image[place]], shown.index[place]];
+      const share = A[row] ? opacity : 0;
+      return [R, G, B].map((channel) => grey + share * (channel[row] - grey));
+    };
+    $("pictures").replaceChildren(...stills.draw(shown.now, shown.voxel, mixed).map(({ plane, address, ratio }) => {
+      const alt = `${plane} slice of ${$("title").textContent} through finding ${shown.finding + 1}, with the masks that are on`;
+      const picture = element("img", "", { src: address, alt });
+      picture.style.aspectRatio = ratio;
       const figure = element("figure");
-      figure.append(
-        element("img", "", { src: `data:image/png;base64,${picture.data}`, alt: picture.alt }),
-        element("figcaption", picture.caption),
-      );
+      figure.append(picture, element("figcaption", plane));
       return figure;
     }));
+    tellPlace();
   }
 
   // --- opening and closing --------------------------------------------------------------------------------------
@@ -455,33 +429,50 @@ const backsplit = (() => {
     dialog.dataset.state = "loading";
     await nextFrame();
     try {
-      const [first] = await Promise.all([load(id, `cases/${id}.js`), start()]);
+      const [first] = await Promise.all([load(id, scriptOf(id)), start()]);
       if (turn !== opening) return;
-      shown = { id, first, now: first, channel: 0, preset: shown?.preset ?? 0, finding: 0, image: null };
+      shown = { id, first, now: first, channel: 0, preset: shown?.preset ?? 0, finding: 0, image: null, voxel: first.shape.map((size) => size >> 1) };
       shown.preset = Math.min(shown.preset, first.images[0].presets.length - 1);
       fillFindings(first.findings);
-      if (!niivue) {
-        showPictures(first);
-        jump(findingOf(wanted));
-      } else {
-        fillControls();
-        await put(first, 0);
-        if (turn !== opening) return;
-        note("");
-        jump(findingOf(wanted));
-        tellPlace();
-        $("canvas").focus({ preventScroll: true });
-      }
+      $("canvas").hidden = !niivue;
+      $("pictures").hidden = Boolean(niivue);
+      fillControls();
+      await put(first, 0);
+      if (turn !== opening) return;
+      note(standing());
+      jump(findingOf(wanted));
       draw();
+      if (niivue) $("canvas").focus({ preventScroll: true });
     } catch (error) {
       note(`This case cannot be shown: ${error.message}`);
       dialog.dataset.state = "failed";
     }
   }
 
-  function draw() {
+  // Slices first: in software WebGL the 3D view takes longer than all else, and follows.
+  async function draw() {
     dialog.dataset.state = "ready";
-    if (niivue) niivue.drawScene();
+    if (!niivue) return drawStills();
+    if (VIEWS[0][1] === view) {
+      isRenderLate = true;
+      niivue.drawScene();
+      isRenderLate = false;
+      await nextFrame();
+    }
+    niivue.drawScene();
+    tellPlace();
+    readNeighbours();
+  }
+
+  function readNeighbours() {
+    const place = study.cases.findIndex((each) => each.id === shown.id);
+    for (const near of [study.cases[place + 1], study.cases[place - 1]]) {
+      if (near) load(near.id, scriptOf(near.id)).catch(() => {});  // said when the case is opened
+    }
+  }
+
+  function scriptOf(id) {
+    return `cases/${id}.js`;
   }
 
   async function loadWhole() {
@@ -569,7 +560,7 @@ const backsplit = (() => {
     const layer = /^[1-9]$/.test(event.key) ? plain[Number(event.key) - 1] : null;
     if (/^(Arrow|Page)/.test(event.key) && event.target !== $("canvas")) return;
     const act = layer ? () => toggle([layer]) : KEYS[event.key];
-    if (!act || (!niivue && !["n", "p", "[", "]"].includes(event.key))) return;
+    if (!act || (!niivue && event.key === "v")) return;
     event.preventDefault();
     event.stopPropagation();
     act();
@@ -577,6 +568,9 @@ const backsplit = (() => {
 
   if (study.cases) {
     let from = null;
+    for (const nearing of ["pointerover", "focusin"]) {
+      document.addEventListener(nearing, (event) => { if (event.target.closest?.('a[href^="#case/"]')) library(); });
+    }
     document.addEventListener("click", (event) => {
       const link = event.target.closest?.('a[href^="#case/"]');
       if (link) from = link;
