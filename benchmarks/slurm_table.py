@@ -1,4 +1,4 @@
-"""Table 1 of the paper, on made-up cases, through a real Slurm: one training is cancelled, the same command finishes it.
+"""Table 1 of the paper, made-up cases, through a real Slurm: a training is cancelled, the same command finishes it.
 
 Run as root, with slurm-wlm and munge installed:
 
