@@ -2,8 +2,9 @@
 
 Run as root, with slurm-wlm and munge installed:
 
-    .venv/bin/python benchmarks/slurm_table.py FOLDER [--set budget.epochs=1 ...]
+    .venv/bin/python benchmarks/slurm_table.py FOLDER [--whole]
 
+Without `--whole` it is as small as paper_recipes.py has it: one epoch of four iterations, cases of 32 voxels each way.
 Slurm has one node, on loopback (tests/slurm/cluster.py), that claims 8 CPUs; four of them go to a job, so that two run
 at a time. The profile is that of `backsplit-slurm profile`, but without retries: the first run ends, and leaves undone
 what was cancelled and what needs it. FOLDER keeps the store with Slurm's logs, and what each run printed.
@@ -15,6 +16,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from paper_recipes import settings
 
 from backsplit.experiments.paths import Store
 from backsplit.experiments.slurm.profiles import write_profile
@@ -32,7 +35,7 @@ def main() -> None:
     """Run, cancel, run again; print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--set", nargs="+", default=[])
+    parser.add_argument("--whole", action="store_true")
     told = parser.parse_args()
     if reason := why_not():
         sys.exit(reason)
@@ -40,7 +43,7 @@ def main() -> None:
     profile = Path(write_profile(str(told.folder / "profile")))
     profile.write_text(profile.read_text().replace("retries: 5", "retries: 0") + THREADS)
     command = [sys.executable, "-m", "backsplit", *TABLE, "--profile", str(profile.parent)]
-    command += ["--workspace", str(store.root), *(["--set", *told.set] if told.set else [])]
+    command += ["--workspace", str(store.root), *([] if told.whole else ["--set", *settings("table-1", None)])]
     with running_cluster() as cluster:
         run(cluster, command, told.folder / "first.log", is_cancelling=True)
         done = markers(store)

@@ -24,15 +24,15 @@ def build_grid(recipe: Recipe, root: Path) -> Grid:
     Data that another recipe composed with more sources of masks keeps them, so that neither undoes the other.
     """
     store = Store(root.resolve())
-    identities = {name: identity_of(data, store) for name, data in recipe.data.items()}
-    study = f"{recipe.name}-{address_of(recipe.content(), list(identities.values()))}"
+    identities = [identity_of(data, store) for data in recipe.data.values()]
+    study = f"{recipe.name}-{address_of(recipe.content(), identities)}"
     jobs: list[Job] = []
     trainings: list[Training] = []
     groups: list[Group] = []
     addresses: dict[str, str] = {}
     models: dict[Trained, Model] = {}
     for name, data in recipe.data.items():
-        chain = DataJobs(store, name, data, identities[name], models)
+        chain = DataJobs(store, name, data, models)
         addresses[name] = chain.address
         jobs += chain.jobs()
         for network in recipe.networks:

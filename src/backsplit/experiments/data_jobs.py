@@ -76,8 +76,9 @@ class Model(NamedTuple):
 class DataJobs:
     """Convert, annotate, compose, prepare: once for all arms, networks, seeds and recipes."""
 
-    def __init__(self, store: Store, name: str, data: Data, identity: str, models: Mapping[Trained, Model]) -> None:
+    def __init__(self, store: Store, name: str, data: Data, models: Mapping[Trained, Model]) -> None:
         self.name, self.data, self.store, self.models = name, data, store, models
+        identity = identity_of(data, store)
         self.converted = f"{name}-{address_of(identity)}"
         first = [self._told(data.masks[each]) for each in data.sources[0].split("+") if each in data.masks]
         plan = data.prepare.model_dump(mode="json")
