@@ -1,5 +1,6 @@
 """A study of minutes shrunk to seconds: the commands as a user types them, on a tiny phantom and a tiny network."""
 
+import json
 import os
 import subprocess
 import sys
@@ -53,6 +54,18 @@ def compose_phantom(folder: Path, *, num_cases: int, seed: int = 0) -> Path:
     composed = folder / "composed"
     run("compose", folder / "drawn", "--targets", "cyst", "--auxiliaries", *AUXILIARIES, "--output", composed)
     return composed
+
+
+def link_hippocampus(real_data: Path, folder: Path, num_cases: int) -> Path:
+    """A raw data set of a few real cases, linked; its folder."""
+    source = real_data / "hippocampus"
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+        for path in sorted((source / part).iterdir())[:num_cases]:
+            (folder / part / path.name).symlink_to(path)
+    description = json.loads((source / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**description, "numTraining": num_cases}))
+    return folder
 
 
 def prepare(cohort: Path, workspace: Path) -> None:

@@ -193,6 +193,27 @@ def test_other_settings_are_filed_elsewhere(tmp_path):
     assert len(studies) == 2
 
 
+def test_a_download_that_changed_is_another_data_set(tmp_path):
+    label, store = tmp_path / "case_00001" / "segmentation.nii.gz", tmp_path / "store"
+    label.parent.mkdir()
+    label.write_text("labels")
+
+    def jobs() -> set[str]:
+        recipe = recipe_of_paper("table-12", [f"kits23={tmp_path}"], [], has_ours=False)
+        return {job.name for job in build_grid(recipe, store).jobs}
+
+    first = jobs()
+    store.mkdir()
+    for beside in (".DS_Store", "store/a log"):
+        (tmp_path / beside).write_text("is no part of the download")
+    assert jobs() == first
+    label.write_text("mended labels")
+    assert not jobs() & first
+    changed = jobs()
+    label.with_name("imaging.nii.gz").write_text("added")
+    assert not jobs() & changed
+
+
 def test_ours_stands_beside_the_papers_arms(tmp_path):
     with_ours = build_grid(paper("table-12", has_ours=True), tmp_path)
     (typed,) = [job.typed for job in with_ours.jobs if job.name.endswith("fold0") and "/ours-" in job.name][:1]

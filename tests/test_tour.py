@@ -1,6 +1,5 @@
 """The tour of the README on real MR, with fewer cases and a shorter budget."""
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +8,7 @@ import pandas as pd
 import pytest
 
 from backsplit.experiments.paths import Workspace
-from studies import TINY_BUDGET, TINY_NETWORK, run
+from studies import TINY_BUDGET, TINY_NETWORK, link_hippocampus, run
 
 README = Path(__file__).parents[1] / "README.md"
 NUM_CASES = 8
@@ -17,15 +16,7 @@ NUM_CASES = 8
 
 @pytest.fixture
 def hippocampus(real_data: Path, tmp_path: Path) -> Path:
-    """A raw data set of a few real cases, linked."""
-    source, folder = real_data / "hippocampus", tmp_path / "Task04_Hippocampus"
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True)
-        for path in sorted((source / part).iterdir())[:NUM_CASES]:
-            (folder / part / path.name).symlink_to(path)
-    description = json.loads((source / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(json.dumps({**description, "numTraining": NUM_CASES}))
-    return folder
+    return link_hippocampus(real_data, tmp_path / "Task04_Hippocampus", NUM_CASES)
 
 
 def tour() -> list[list[str]]:

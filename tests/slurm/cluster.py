@@ -122,6 +122,15 @@ class Cluster:
         """One of Slurm's commands."""
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=120)
 
+    def wait_for_job(self, name: str) -> str:
+        """Number of the first job that runs and has a name that begins so."""
+        for _ in range(600):
+            lines = self.run("squeue", "--noheader", "--states=RUNNING", "--format=%i %j").stdout.splitlines()
+            if found := [line.split()[0] for line in lines if f" {name}" in line]:
+                return found[0]
+            time.sleep(0.5)
+        raise TimeoutError(f"no job {name} after 5 minutes")
+
     def stop(self) -> None:
         """End jobs, then daemons, the last started first."""
         if "slurmctld" in self._daemons:

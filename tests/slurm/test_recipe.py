@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,16 +20,6 @@ def start(cluster: Cluster, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=cluster.environment, **pipes)
 
 
-def running_training(cluster: Cluster) -> str:
-    """Number of the first job that trains."""
-    for _ in range(600):
-        lines = cluster.run("squeue", "--noheader", "--states=RUNNING", "--format=%i %j").stdout.splitlines()
-        if found := [line.split()[0] for line in lines if " bs-train-" in line]:
-            return found[0]
-        time.sleep(0.5)
-    raise AssertionError("no training after 5 minutes")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -40,7 +29,7 @@ def test_a_recipe_runs_through_slurm_and_the_same_command_finishes_what_was_canc
     profile.write_text(profile.read_text().replace("retries: 5", "retries: 0"))
     with running_cluster() as cluster:
         first = start(cluster, tmp_path)
-        cancelled = running_training(cluster)
+        cancelled = cluster.wait_for_job("bs-train-")
         cluster.run("scancel", cancelled)
         output, _ = first.communicate(timeout=1000)
         assert first.returncode == 1, output

@@ -26,7 +26,8 @@ def build_grid(recipe: Recipe, root: Path) -> Grid:
     Data that another recipe composed with more sources of masks keeps them, so that neither undoes the other.
     """
     store = Store(root.resolve())
-    study = f"{recipe.name}-{address_of(recipe.content(), [identity_of(data) for data in recipe.data.values()])}"
+    identities = [identity_of(data, store) for data in recipe.data.values()]
+    study = f"{recipe.name}-{address_of(recipe.content(), identities)}"
     jobs: list[Job] = []
     trainings: list[Training] = []
     groups: list[Group] = []

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,15 +23,27 @@ def address_of(*content: Any) -> str:  # noqa: ANN401  any JSON
     return hashlib.sha256(json.dumps([*content, version("backsplit")], sort_keys=True).encode()).hexdigest()[:8]
 
 
-def identity_of(data: Data) -> Any:  # noqa: ANN401  any JSON
-    """What tells data from other data: settings; of a cohort also the sizes and times of its files."""
+def identity_of(data: Data, store: Store) -> str:
+    """What tells data from other data: settings, and the sizes and times of the files that it is made from; JSON."""
     origin = data.model_dump(mode="json", include={"cohort", "convert", "folder", "options", "phantom"})
     if data.folder is not None:
-        origin["folder"] = str(data.folder.resolve())
+        folder = data.folder.resolve()
+        origin["folder"] = [str(folder), _digest(_downloaded(folder, store))]
     if data.cohort is not None:
         files = [file for case in cases.read(data.cohort).cases for file in _given_files(case, data)]
-        origin["cohort"] = [str(data.cohort.resolve()), stamps(files)]
-    return origin
+        origin["cohort"] = [str(data.cohort.resolve()), _digest(files)]
+    return json.dumps(origin, sort_keys=True)
+
+
+def _digest(files: Iterable[Path]) -> str:
+    return hashlib.sha256("\n".join(stamps(files)).encode()).hexdigest()
+
+
+def _downloaded(folder: Path, store: Store) -> Iterator[Path]:
+    """Files of a download in their order, but for hidden ones, and for a store that lies in it."""
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] != "." and Path(here, name) != store.root)
+        yield from (Path(here, name) for name in sorted(names) if name[0] != ".")
 
 
 def _given_files(case: cases.Case, data: Data) -> tuple[Path, ...]:
@@ -65,7 +78,7 @@ class DataJobs:
 
     def __init__(self, store: Store, name: str, data: Data, models: Mapping[Trained, Model]) -> None:
         self.name, self.data, self.store, self.models = name, data, store, models
-        identity = identity_of(data)
+        identity = identity_of(data, store)
         self.converted = f"{name}-{address_of(identity)}"
         self._filed: dict[str, str] = {}
         self._told: dict[str, dict[str, Any]] = {}

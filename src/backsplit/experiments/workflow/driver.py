@@ -25,8 +25,8 @@ from backsplit.files import write_json, write_text
 ENGINE = "backsplit.experiments.workflow.engine"
 COMMAND = (sys.executable, "-m", "backsplit")
 WITH_ONE_CORE = ("compose", "compare", "report")
-WITH_CORES = {"prepare": "--processes", "evaluate": "--jobs"}
-"""Kinds of jobs that work on several cases at once, and how they are told how many."""
+MOST_CORES = 8
+"""Of a job that works on several cases at once."""
 
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 """A user's own: with them in force, the data sets of a store would share one folder of results."""
@@ -79,7 +79,7 @@ def _told(grid: Grid, profile: Profile, extra: Mapping[str, Sequence[str]]) -> d
     jobs = [
         {
             "name": job.name,
-            "typed": [*job.typed, *_cores_of(job, profile), *extra.get(job.kind, ())],
+            "typed": [*job.typed, *extra.get(job.kind, ())],
             "needs": job.needs,
             "once": job.once,
             "threads": _threads_of(job, profile),
@@ -95,12 +95,7 @@ def _told(grid: Grid, profile: Profile, extra: Mapping[str, Sequence[str]]) -> d
 def _threads_of(job: Job, profile: Profile) -> int:
     if job.uses_gpu:
         return profile.threads
-    return 1 if job.kind in WITH_ONE_CORE else profile.cores
-
-
-def _cores_of(job: Job, profile: Profile) -> list[str]:
-    flag = WITH_CORES.get(job.kind)
-    return [] if flag is None else [flag, str(min(8, profile.cores))]
+    return 1 if job.kind in WITH_ONE_CORE else min(MOST_CORES, profile.cores)
 
 
 def _environment(grid: Grid, profile: Profile, lifeline: Path) -> dict[str, str]:
