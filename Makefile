@@ -12,7 +12,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
-	# A reference of the tests; it forbids versions of numpy, pandas and rich that it runs with.
+# The last is a reference of the tests; it forbids versions of numpy, pandas and rich that it runs with.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps panoptica plotly ruamel.yaml
 	touch $@
 
