@@ -123,7 +123,7 @@ def test_a_constant_moves_difference_and_interval(seed, constant):
     moved = row(compare(table(**arms), baseline="binary", policy=UNDEFINED))
     assert moved["mean_difference"] == pytest.approx(plain["mean_difference"] + constant)
     for limit in ("low", "high"):  # a resample whose mean ties with the estimate may round to either side of it
-        assert moved[limit] == pytest.approx(plain[limit] + constant, abs=0.005)
+        assert moved[limit] == pytest.approx(plain[limit] + constant, abs=0.02)
 
 
 @given(seeds)
