@@ -9,8 +9,9 @@ from backsplit.cli import main
 from backsplit.errors import RecipeError
 from backsplit.experiments.building import build_grid
 from backsplit.experiments.reading import read_recipe
+from backsplit.experiments.recipe_files import read_draft
 from backsplit.experiments.recipes import Recipe
-from backsplit.experiments.reproducing import names, recipe_of_paper
+from backsplit.experiments.reproducing import FOLDER, names, recipe_of_paper
 
 GOOD = """\
 name: good
@@ -152,7 +153,22 @@ def test_recipes_of_the_paper_have_jobs_in_order(name, tmp_path):
         assert {*job.needs, *job.once} <= seen
         assert job.name not in seen
         seen.add(job.name)
-    assert {job.kind for job in grid.jobs} >= {"convert", "compose", "prepare", "train", "predict", "evaluate"}
+    whole = {"convert", "compose", "prepare", "train", "predict", "evaluate"}
+    assert {job.kind for job in grid.jobs} >= ({"convert", "annotate"} if name == "table-6" else whole)
+
+
+@pytest.mark.parametrize("name", names())
+def test_recipes_of_the_paper_take_its_data_sets(name, tmp_path):
+    data = read_draft(FOLDER / f"{name}.yaml").content["data"]
+    recipe = recipe_of_paper(name, [f"{each}={tmp_path}" for each in data], [], has_ours="binary" in paper(name).arms)
+    assert {each.folder for each in recipe.data.values()} == {tmp_path}
+    assert all(each.convert == key for key, each in recipe.data.items())
+    grid = build_grid(recipe, tmp_path / "store")
+    assert bool(grid.trainings or grid.checks)
+
+
+def test_every_table_and_figure_of_the_paper_is_there():
+    assert names() == [*(f"table-{number}" for number in range(1, 13)), *(f"figure-{n}" for n in range(3, 9))]
 
 
 def test_table_1_is_the_whole_table(tmp_path):
@@ -180,6 +196,45 @@ def test_recipes_share_data_and_binary_arms(tmp_path):
     everything = set.union(*jobs.values())
     assert sum(name.startswith("train/") for name in everything) == 90 + 5 + 20  # virtual; finetuned and three partial
     assert len({name for name in everything if name.startswith("prepare/")}) == 3
+
+
+def test_recipes_share_the_organ_model_and_masks_of_clicks(tmp_path):
+    made = {name: {job.name for job in build_grid(paper(name), tmp_path).jobs} for name in names()}
+    of_model = [name for name, jobs in made.items() if any("/organs-unet-" in job for job in jobs)]
+    assert of_model == ["table-2", "table-3", "table-4", "table-5", "figure-4", "figure-5", "figure-6", "figure-8"]
+    trained = {job for jobs in made.values() for job in jobs if job.startswith("train/abdomenatlas")}
+    assert len(trained) == 5, "one model of five folds for all"
+    assert {job for job in made["table-6"] if job.startswith("annotate/")} <= made["table-4"]
+    assert {job for job in made["table-2"] if job.startswith("annotate/")} <= made["table-4"]
+    others = {job.name for job in build_grid(paper("table-2", "budget.epochs=7"), tmp_path).jobs}
+    assert not {job for job in others & made["table-2"] if job.startswith("annotate/")}, "another model, other masks"
+
+
+def test_masks_can_be_checked_with_nothing_trained(tmp_path):
+    start = GOOD[: GOOD.index("networks:")] + "folds: [0]\nmetrics: {tolerance_mm: [5]}\n"
+    path = written(tmp_path, start)
+    assert [fault.split(":")[1:3] for fault in faults(path)] == [["1", " arms"], ["1", " networks"]]
+    checked = ["data.ct.masks.mine={source: labels, structures: [kidney], check: labels}"]
+    grid = build_grid(read_recipe(path, checked), tmp_path / "store")
+    assert [job.kind for job in grid.jobs] == ["convert", "annotate"]
+    (check,) = grid.checks
+    assert check[:3] == ("ct", "mine", "labels")
+    assert check.table.parent.name == grid.jobs[-1].name.rpartition(".")[2]
+    (told,) = faults(path, *checked, "arms.binary={}")
+    assert "networks: is missing" in told
+
+
+def test_checkpoints_on_the_way_are_predicted_with_and_scored_apart(tmp_path):
+    settings = ("folds=[0, 1]", "arms.finetuned.epochs=7", "arms.finetuned.keep_every=3")
+    grid = build_grid(paper("figure-3", *settings), tmp_path)
+    (kept,) = grid.kept
+    assert list(kept.predicted) == ["finetuned.epoch3", "finetuned.epoch6"]
+    typed = [job.typed for job in grid.jobs if job.kind == "predict" and ".epoch6." in job.name]
+    assert [words[words.index("--checkpoint") + 1] for words in typed] == ["checkpoint_epoch_0006.pth"] * 2
+    (scored,) = [job for job in grid.jobs if job.name.endswith("/kept")]
+    assert len(scored.needs) == 4
+    (group,) = grid.groups
+    assert "finetuned" in group.predicted
 
 
 def test_other_settings_are_filed_elsewhere(tmp_path):
@@ -233,7 +288,11 @@ def test_data_that_one_has_is_chosen_by_name(tmp_path):
 def test_wrong_names_say_what_there_is(tmp_path, capfd):
     for typed, words in (
         (["reproduce", "table-99", "--data", "phantom"], "no recipe 'table-99'; there are table-1, "),
-        (["reproduce", "table-1", "--data", "lits=x"], "expected kits23=FOLDER panther=FOLDER nsclc-radiomics=FOLDER"),
+        (["reproduce", "table-1", "--data", "kits23"], "expected kits23=FOLDER panther=FOLDER nsclc-radiomics=FOLDER"),
+        (["reproduce", "table-1", "--data", "lits=x"], "--data lits: the recipe has kits23, panther, nsclc-radiomics"),
+        (["reproduce", "table-1", "--data", "phantom", "mr"], "--data mr: the recipe has kits23, panther, nsclc-"),
+        (["reproduce", "table-2", "--data", "mswal=x"], "mswal gets masks from a model of abdomenatlas; name abdomen"),
+        (["reproduce", "table-6", "--data", "phantom", "--ours"], "table-6 compares no arms, so there is none to put"),
     ):
         assert main(typed) == 1
         assert words in capfd.readouterr().err

@@ -42,6 +42,8 @@ class RunOptions:
 
         grid = build_grid(recipe, self.workspace)
         say(forecast(grid).text())
+        if recipe.report.note is not None:
+            say(recipe.report.note)
         if self.dry_run:
             return
         run_grid(grid, self.chosen_profile(), extra=self.extra(), view=Progress(grid))
@@ -103,7 +105,8 @@ class Reproduce(RunOptions):
     name: Positional[str]
     """Such as table-1; without it, or with a wrong one, the names are listed."""
     data: tuple[str, ...]
-    """NAME=FOLDER for each data set to run, or `phantom`: made-up cases of the same structure in place of all."""
+    """NAME=FOLDER for each data set to run, or `phantom`: made-up cases of the same structure in place of all, or of
+    those that are named behind it."""
     budget: Literal["paper", "short", "demo"] = "paper"
     """paper: 1000 epochs of 250 iterations; short: 100 of 250; demo: minutes on a CPU."""
     folds: tuple[int, ...] | None = None

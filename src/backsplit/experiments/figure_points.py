@@ -82,7 +82,7 @@ def _over(
         for name, arm in arms.items():
             x = place(arm, grid.recipe.data[data])
             if x is not None and arm.start is None and (arm.preset == preset or arm.arm == "binary"):
-                yield preset, x, name
+                yield f"preset {preset}", x, name
 
 
 def _fraction(arm: ArmChoice, _: Data) -> float | None:

@@ -1,6 +1,6 @@
 """The recipes of the paper, and what is put in place of what they leave open: the data."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ def recipe_of_paper(name: str, data: Sequence[str], settings: Sequence[str], *, 
 
     Args:
         name: such as `table-1`.
-        data: `kits23=FOLDER` for each data set to run, the others are left out; or `phantom` alone.
+        data: `kits23=FOLDER` for each data set to run, the others are left out; or `phantom`, and behind it the names
+            of those to run, if not all.
         settings: put over the recipe.
         has_ours: add the default arm of this package.
 
@@ -36,10 +37,14 @@ def recipe_of_paper(name: str, data: Sequence[str], settings: Sequence[str], *, 
     """
     if name not in names():
         raise ConfigurationError(f"no recipe {name!r}; there are {', '.join(names())}")
-    is_phantom = tuple(data) == (PHANTOM,)
+    is_phantom = PHANTOM in data[:1]
     draft = read_draft(FOLDER / f"{name}.yaml", is_stand_in=is_phantom)
-    if not is_phantom:
-        _choose(draft, data)
+    folders = {} if is_phantom else _folders(draft, data)
+    named = data[1:] if is_phantom else tuple(folders)
+    if named or not is_phantom:
+        _choose(draft, named)
+    for key, folder in folders.items():
+        draft.put(("data", key, "folder"), folder, Place(f"--data {key}={folder}", 0))
     if has_ours:
         _add_ours(draft, name)
     override(draft, settings)
@@ -55,24 +60,28 @@ def _add_ours(draft: Draft, name: str) -> None:
     draft.put(("arms", "ours"), {**OURS, **where}, Place("--ours", 0))
 
 
-def _choose(draft: Draft, chosen: Sequence[str]) -> None:
-    """Fill in folders; leave out the other data sets, and what is for them alone."""
-    there: dict[str, Any] = draft.content["data"]
-    named = dict(each.partition("=")[::2] for each in chosen)
-    wrong = [f"{name}={folder}" for name, folder in named.items() if name not in there or not folder]
-    if wrong or not named:
-        known = " ".join(f"{name}=FOLDER" for name in there)
+def _folders(draft: Draft, data: Sequence[str]) -> dict[str, str]:
+    """Folder by data set."""
+    named = dict(each.partition("=")[::2] for each in data)
+    if wrong := [f"{name}={folder}" for name, folder in named.items() if not folder]:
+        known = " ".join(f"{name}=FOLDER" for name in draft.content["data"])
         raise ConfigurationError(
             f"--data {' '.join(wrong)}: expected {known}, those that you have; or {PHANTOM}, made-up cases"
         )
+    return named
+
+
+def _choose(draft: Draft, named: Collection[str]) -> None:
+    """Leave out the other data sets, and what is for them alone."""
+    there: dict[str, Any] = draft.content["data"]
+    if not named or not {*named} <= {*there}:
+        raise ConfigurationError(f"--data {' '.join(named)}: the recipe has {', '.join(there)}; choose among these")
     draft.content["data"] = {name: entry for name, entry in there.items() if name in named}
-    for name, folder in named.items():
-        draft.put(("data", name, "folder"), folder, Place(f"--data {name}={folder}", 0))
     for name, entry in draft.content["data"].items():
         for masks in entry.get("masks", {}).values():
             model = masks.get("trained", {}).get("data", name)
             if model not in named:
-                raise ConfigurationError(f"--data: {name} gets masks from a model of {model}; add {model}=FOLDER")
+                raise ConfigurationError(f"--data: {name} gets masks from a model of {model}; name {model} too")
     for kind in ("arms", "networks"):
         parts = draft.content.get(kind, {})
         for key in [key for key, part in parts.items() if part and part.get("data") and not {*part["data"]} & {*named}]:
