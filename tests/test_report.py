@@ -248,6 +248,9 @@ def test_two_targets_three_arms_no_logs_and_no_predictions(tmp_path):
     folders = {arm: folder for arm, folder in inputs.prediction_folders.items() if arm != "blind"}
     page = page_of(replace(inputs, curves={}, prediction_folders=folders))
     assert [each.claim.split(":")[0] for each in page.headlines] == ["cyst", "cyst", "tumour", "tumour"]
+    seed, *_ = page.caveats
+    assert "single seed" in seed
+    assert not any("single seed" in caveat for each in page.headlines for caveat in each.caveats)
     assert [section.title for section in page.cases] == [
         "cyst: backsplit against binary",
         "tumour: backsplit against binary",

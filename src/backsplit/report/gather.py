@@ -1,7 +1,7 @@
 """From tables, manifest and prediction files to what the page shows."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from backsplit.report import charts
 from backsplit.report.casestudies import Gallery, case_section
 from backsplit.report.caseviews import Sight, safe_id
 from backsplit.report.listings import case_listing, lesion_listing
-from backsplit.report.page import CaseSection, Listing, Page
+from backsplit.report.page import CaseSection, Headline, Listing, Page
 from backsplit.report.palette import REFERENCE_COLOUR, ArmStyle, arm_styles
 from backsplit.report.selection import CASE_RULE, Contest
 from backsplit.report.tables import comparison_table, cost_table, dice_differences, score_table
-from backsplit.report.wording import count, headline
+from backsplit.report.wording import Difference, count, headline
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,13 @@ def page_of(inputs: ReportInputs) -> Page:
     styles = arm_styles(arms)
     folds = tuple(sorted(inputs.scores["fold"].astype(str).unique()))
     differences = dice_differences(inputs.comparison, folds)
+    headlines, shared = _headlines(differences)
     contests = tuple(Contest(each.class_name, inputs.baseline, each.arm) for each in differences)
     return Page(
         title=inputs.title,
         subtitle=_subtitle(inputs, arms, folds),
-        headlines=tuple(headline(difference) for difference in differences),
+        headlines=headlines,
+        caveats=shared,
         warnings=(*inputs.warnings, *_gaps(inputs)),
         intervals=charts.interval_picture(differences, styles),
         study=(*_data_facts(inputs, sight.scheme), *inputs.study.items()),
@@ -97,6 +99,14 @@ def page_of(inputs: ReportInputs) -> Page:
         ),
         viewer=_viewer(inputs, sight),
     )
+
+
+def _headlines(differences: Sequence[Difference]) -> tuple[tuple[Headline, ...], tuple[str, ...]]:
+    """A headline for each difference; what limits all of several is said once."""
+    told = [headline(difference) for difference in differences]
+    shared = [each for each in told[0].caveats if all(each in t.caveats for t in told)] if len(told) > 1 else []
+    own = (replace(each, caveats=tuple(c for c in each.caveats if c not in shared)) for each in told)
+    return tuple(own), tuple(shared)
 
 
 def arms_of(inputs: ReportInputs) -> tuple[str, ...]:

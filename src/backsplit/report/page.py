@@ -160,6 +160,8 @@ class Page:
     title: str
     subtitle: str
     headlines: tuple[Headline, ...]
+    caveats: tuple[str, ...]
+    """What limits all headlines, where there are several."""
     warnings: tuple[str, ...]
     intervals: Picture | None
     study: tuple[tuple[str, str], ...]

@@ -61,6 +61,7 @@
   }
 
   document.querySelectorAll("[data-listing]").forEach(prepare);
+  addEventListener("load", () => setTimeout(() => document.documentElement.classList.add("built"), 200));
 
   // `backsplit report --serve`: load the page anew when it was built anew, but not while a case is open.
   function listen(first) {

@@ -504,7 +504,7 @@ const backsplit = (() => {
 
   // `1-r-3` is lesion 3 of class 1, `1-0-2` false alarm 2 of the first arm.
   function findingOf(wanted) {
-    if (!wanted) return 0;
+    if (!wanted) return Math.max(0, shown.first.findings.findIndex((each) => each.inside));
     const [value, whose, number] = wanted.split("-").map((part) => (part === "r" ? null : Number(part)));
     const arm = whose === null ? null : study.arms[whose]?.name;
     const found = shown.first.findings.findIndex((each) =>
