@@ -59,6 +59,17 @@ def test_fine_tuning_starts_where_the_binary_arm_ended(tmp_path):
     np.testing.assert_allclose(points.table["error"], [0.1, 0, 0.1], atol=1e-12)
 
 
+def test_arms_that_keep_checkpoints_have_a_budget_curve(tmp_path):
+    keeping = ("budget.epochs=3", "arms.binary.keep_every=2", "arms.backsplit.keep_every=2")
+    (points,) = points_of(scored("figure-3", tmp_path, "arms.finetuned.epochs=1", *keeping), "epochs")
+    assert by_line(points.table) == {
+        "backsplit": [(2, 0.5), (3, 0.7)],
+        "binary": [(2, 0.5), (3, 0.2)],
+        "finetuned": [(0, 0.2), (1, 0.6)],
+    }
+    assert not points.levels
+
+
 def test_fractions_and_numbers_of_auxiliaries_have_their_place(tmp_path):
     (points,) = points_of(scored("figure-3", tmp_path / "3"), "fractions")
     assert by_line(points.table) == {"preset paper": [(0, 0.2), (0.1, 0.25), (0.25, 0.35), (0.5, 0.5), (1, 0.7)]}

@@ -11,7 +11,7 @@ from backsplit.experiments.recipes import ArmChoice, Data
 
 Kind = Literal["epochs", "fractions", "auxiliaries"]
 AXES: dict[Kind, str] = {
-    "epochs": "epochs of fine-tuning",
+    "epochs": "epochs",
     "fractions": "share of the training cases with auxiliary labels",
     "auxiliaries": "number of auxiliaries",
 }
@@ -32,8 +32,8 @@ class Points(NamedTuple):
 def points_of(grid: Grid, kind: Kind) -> Iterator[Points]:
     """One figure for each data set, network and target of which several arms were trained.
 
-    `epochs`: a line for each fine-tuned arm, from the Dice of the arm that it starts from. `fractions` and
-    `auxiliaries`: a line for each preset, from the binary arm at 0.
+    `epochs`: a line for each fine-tuned arm, from the Dice of the arm that it starts from, and for each other arm whose
+    checkpoints were kept. `fractions` and `auxiliaries`: a line for each preset, from the binary arm at 0.
     """
     groups = [group for group in grid.groups if len(group.trained) > 1]
     for data, network in dict.fromkeys((group.data, group.network) for group in groups):
@@ -44,7 +44,7 @@ def points_of(grid: Grid, kind: Kind) -> Iterator[Points]:
             rows = list(_over_epochs(grid, arms) if kind == "epochs" else _over(PLACES[kind], arms, grid, data))
             table = pd.DataFrame(rows, columns=["line", "x", "arm"]).join(of_target, on="arm").drop(columns="arm")
             scratch = [name for name, arm in arms.items() if kind == "epochs" and arm.arm == "backsplit"]
-            levels = {name: float(of_target.loc[name, "dice"]) for name in scratch if arms[name].start is None}
+            levels = {name: float(of_target.loc[name, "dice"]) for name in scratch if not _is_line(arms[name])}
             yield Points(f"{kind}-{data}-{network}-{target}", table.sort_values(["line", "x"]), levels)
 
 
@@ -64,11 +64,16 @@ def _scores(grid: Grid, group: Group) -> pd.DataFrame:
 def _over_epochs(grid: Grid, arms: dict[str, ArmChoice]) -> Iterator[tuple[str, float, str]]:
     kept = {name for group in grid.kept for name in group.trained}
     for name, arm in arms.items():
-        if arm.start is not None:
+        if _is_line(arm):
             (last,) = {each.epochs for each in grid.trainings if each.name in _trained(grid, name)}
-            yield name, 0, arm.start
+            if arm.start is not None:
+                yield name, 0, arm.start
             yield from ((name, epoch, name_at(name, epoch)) for epoch in range(last) if name_at(name, epoch) in kept)
             yield name, last, name
+
+
+def _is_line(arm: ArmChoice) -> bool:
+    return arm.start is not None or arm.keep_every is not None
 
 
 def _trained(grid: Grid, arm: str) -> set[str]:

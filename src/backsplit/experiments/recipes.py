@@ -193,8 +193,8 @@ class ReportChoice(Part):
     """What the study ends in, beside its table."""
 
     figures: tuple[Figure, ...] = ()
-    """Dice of the target against epochs of fine-tuning, against the share of cases with auxiliary labels, or against
-    the number of auxiliaries; or slices with the outlines of arms."""
+    """Dice of the target against epochs of kept checkpoints, the share of cases with auxiliary labels, or the number of
+    auxiliaries; or slices with the outlines of arms."""
     note: str | None = None
     """A line above the table."""
 
