@@ -13,6 +13,7 @@ read back from the canvas. Medians, and the largest in brackets.
 """
 
 import argparse
+import os
 import shutil
 import tempfile
 import time
@@ -217,6 +218,7 @@ def main() -> None:
     asked = parser.parse_args()
     found = asked.labels.glob("*.nii.gz")
     nearest = sorted(found, key=lambda path: abs(read_grid(path).shape[0] - asked.slices))
+    print(f"jobs that wanted a core in the last minute: {os.getloadavg()[0]:.1f}, of {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cases = [make_case(name, path, folder, asked.slices) for name, path in named(nearest, asked.cases).items()]

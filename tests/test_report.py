@@ -274,6 +274,14 @@ def test_prediction_on_another_grid_is_named(inputs, tmp_path):
         page_of(replace(inputs, curves={}, prediction_folders={"binary": tmp_path, "backsplit": tmp_path}))
 
 
+def test_map_of_lost_information_on_another_grid_is_named(inputs, tmp_path):
+    other = Grid((24, 24, 24), (1.0, 1.0, 2.5), GRID.origin_mm, GRID.direction)
+    for case in CASES:
+        write_volume(Volume(np.zeros(other.shape, np.float32), other), tmp_path / f"{case}.nii.gz")
+    with pytest.raises(GeometryError, match="spacing .* run `backsplit fisher backsplit` again"):
+        report.write(replace(inputs, information={"backsplit": tmp_path}), tmp_path / "index.html")
+
+
 def test_cohort_must_be_composed(inputs):
     with pytest.raises(CohortError, match="no composed reference labels"):
         page_of(replace(inputs, curves={}, cohort=replace(inputs.cohort, scheme=None)))

@@ -8,6 +8,7 @@ const backsplit = (() => {
   const LIBRARY = "assets/niivue.umd.js";
   const UINT8 = 2, UINT16 = 512, UINT32 = 768;
   const MOST_KEPT = 4;
+  const FAINTEST = 26;  // of a map, out of 255; what is fainter would veil the image
   const MAPS = { posterior: ["inferno", "#ED6925"], information: ["viridis", "#35B779"] };  // palette, and its swatch
   const VIEWS = [["Slices and 3D", 3], ["Axial", 0], ["Coronal", 1], ["Sagittal", 2], ["3D", 4]];
   const $ = (name) => document.getElementById(`viewer-${name}`);
@@ -114,11 +115,12 @@ const backsplit = (() => {
       sagittalNoseLeft: true,
       multiplanarShowRender: 1,
       multiplanarEqualSize: false,
+      multiplanarLayout: 2,  // two by two
       tileMargin: 2,
       sliceType: view,
       show3Dcrosshair: true,
       crosshairColor: [0.48, 0.72, 0.96, 0.9],
-      crosshairWidth: 0.4,
+      crosshairWidth: 0.6,
       crosshairWidthUnit: "percent",
       viewModeHotKey: "none",
       backColor: [0, 0, 0, 1],
@@ -147,12 +149,12 @@ const backsplit = (() => {
     return (niivue = created);
   }
 
-  async function volume(voxels, content, kind, bytes, { colormap, opacity: seen }) {
+  async function volume(voxels, content, kind, bytes, { colormap, opacity: seen, from = 0 }) {
     const made = await globalThis.niivue.NVImage.new(
-      nifti(voxels, content, kind, bytes), "volume.nii", colormap, seen, null, 0, 255, true, 0.02, false, false, "", 0,
+      nifti(voxels, content, kind, bytes), "volume.nii", colormap, seen, null, from, 255, true, 0.02, false, false, "", 0,
       globalThis.niivue.NVIMAGE_TYPE?.NII ?? 1,
     );
-    [made.cal_min, made.cal_max] = [0, 255];
+    [made.cal_min, made.cal_max] = [from, 255];
     return made;
   }
 
@@ -177,7 +179,7 @@ const backsplit = (() => {
     masks.setColormapLabel(colourTable());
     const maps = [];
     for (const [number, map] of content.maps.entries()) {
-      const look = { colormap: MAPS[map.kind][0], opacity: layerOfMap(number).on ? opacity : 0 };
+      const look = { colormap: MAPS[map.kind][0], opacity: layerOfMap(number).on ? opacity : 0, from: FAINTEST };
       maps.push(await volume(shown.maps[number], content, UINT8, 1, look));
     }
     niivue.volumes = [grey, masks, ...maps];
