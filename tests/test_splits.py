@@ -7,7 +7,7 @@ import pytest
 
 from backsplit.cases import Case
 from backsplit.errors import ConfigurationError
-from backsplit.nnunet.splits import make_splits, read_splits
+from backsplit.nnunet.splits import read_splits
 
 CASES = [
     Case(name=f"case_{number}", images=(Path("/i.nii.gz"),), labels=Path("/l.nii.gz"), group=f"patient_{number // 2}")
@@ -50,9 +50,3 @@ def test_splits_that_cannot_be_used_are_refused(tmp_path, content, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match="not a file of splits"):
         read_splits(tmp_path / "nowhere.json", CASES, HAS_TARGET)
-
-
-def test_too_few_cases_with_a_lesion_are_counted():
-    alone = [Case(name=case.name, images=case.images, labels=case.labels, group=case.name) for case in CASES]
-    with pytest.raises(ConfigurationError, match="3 cases with a lesion and 3 without cannot make 4 folds; use fewer"):
-        make_splits(alone, {case.name: case.name < "case_3" for case in alone}, num_folds=4)
