@@ -57,7 +57,8 @@ def test_table_4_trains_an_organ_model_and_clicks_on_what_it_finds(tmp_path):
     model, clicks = tmp_path / "nninteractive", "data.autopet3.masks.clicks"
     write_interactive_model(model, patch_size=(32, 32, 32), features=(4, 8))
     settings = [f"{clicks}.options.model={model}", f"{clicks}.structures=[liver, muscle]", "report.page=false"]
-    settings += ["data.autopet3.auxiliaries=[liver, muscle]", "data.autopet3.phantom.num_cases=5"]
+    settings += ["data.autopet3.auxiliaries=[liver, muscle]"]
+    settings += ["data.autopet3.phantom.num_cases=5", "data.autopet3.prepare.folds=2"]
     store = tmp_path / "store"
     printed = reproduce("table-4", store, *settings, data=("abdomenatlas", "autopet3"))
     assert re.search(r"^train +5 to do +0 done$", printed, flags=re.MULTILINE)

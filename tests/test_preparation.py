@@ -59,6 +59,7 @@ def test_targets_are_spread_over_folds():
     [
         (3, 5, 3, "3 patients cannot make 5 folds; use --folds with 2 to 3"),
         (4, 1, 4, "4 patients cannot make 1 folds"),
+        (6, 4, 3, "3 cases with a lesion and 3 without cannot make 4 folds; use fewer --folds"),
         (6, 3, 2, r"fold \d: none of its 2 val cases has a voxel of a target"),
     ],
 )

@@ -278,7 +278,7 @@ def test_map_of_lost_information_on_another_grid_is_named(inputs, tmp_path):
     other = Grid((24, 24, 24), (1.0, 1.0, 2.5), GRID.origin_mm, GRID.direction)
     for case in CASES:
         write_volume(Volume(np.zeros(other.shape, np.float32), other), tmp_path / f"{case}.nii.gz")
-    with pytest.raises(GeometryError, match="spacing .* run `backsplit fisher backsplit` again"):
+    with pytest.raises(GeometryError, match=r"spacing .* run `backsplit fisher backsplit` again"):
         report.write(replace(inputs, information={"backsplit": tmp_path}), tmp_path / "index.html")
 
 

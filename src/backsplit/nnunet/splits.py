@@ -34,6 +34,11 @@ def make_splits(cases: Sequence[Case], has_target: Mapping[str, bool], *, num_fo
             f"{len(set(groups))} patients cannot make {num_folds} folds; use --folds with 2 to {len(set(groups))}"
         )
     target = [has_target[case.name] for case in cases]
+    if max(sum(target), len(target) - sum(target)) < num_folds:  # the splitter would not try
+        raise ConfigurationError(
+            f"{sum(target)} cases with a lesion and {len(target) - sum(target)} without cannot make {num_folds} folds; "
+            "use fewer --folds or add cases with a lesion"
+        )
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=SEED)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # what matters is checked below
