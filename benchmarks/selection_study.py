@@ -140,7 +140,8 @@ The interval is about seeds and cases, not about which classes were tried; the p
 as they are, no score is proven to predict the gain. The drop in variance, which needs a trained fine model,
 correlates more with it than what labels alone say, and less than where a binary model's false positives lie, which is
 cheaper to get; the intervals overlap. It is measured at the border of lesions, so false alarms far from any are not
-in it; that may be why it misses the bowel, the class with the largest gain.
+in it; that may be why it misses the bowel, the class with the largest gain. [Where the false positives of a baseline
+lie that was trained for longer](selection-baseline.md).
 """
 
 
