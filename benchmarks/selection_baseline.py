@@ -30,8 +30,12 @@ share of all that is no target.
 
 {tables}
 
-The bowel, where most of the fluid lies that is no cyst, is above the liver for {num_above} of {num_seeds} seeds; the
-ranking of a few held-out cases scatters.
+Means over the seeds:
+
+{means}
+
+The kidney, which holds the cysts, comes first for every seed. The bowel, where most of the fluid lies that is no cyst,
+is above the liver in the mean and for {num_above} of {num_seeds} seeds: six held-out cases have few false positives.
 
 [After 500 iterations](selection.md) a baseline's false positives lie anywhere, most of them in fat; how they then rank
 the classes is a matter of chance. Train a baseline until it finds lesions before you ask it.
@@ -58,6 +62,8 @@ def _score(table: pd.DataFrame, name: str) -> float:
 def main(root: Path, path: Path) -> None:
     """Train what is missing, rank, write."""
     tables = {seed: ranking(root, seed) for seed in SEEDS}
+    means = pd.concat(tables.values()).groupby("class").mean(numeric_only=True).reset_index()
+    means = means.sort_values("score", ascending=False, ignore_index=True)
     dice = [read_table(Workspace(root / f"seed_{seed}").summary)["mean_dice"].iloc[0] for seed in SEEDS]
     composed = cases.read(root / "seed_0" / "train" / "composed")
     told = {
@@ -66,6 +72,7 @@ def main(root: Path, path: Path) -> None:
         "dice": ", ".join(f"{each:.2f}" for each in dice),
         "train": len(composed.cases),
         "held_out": len(list((root / "seed_0" / "held-out").glob("*.nii.gz"))),
+        "means": shown(means.assign(rank=range(1, len(means) + 1))),
         "num_above": sum(_score(table, "bowel") > _score(table, "liver") for table in tables.values()),
         "num_seeds": len(tables),
         "tables": "\n\n".join(f"Seed {seed}:\n\n{shown(table)}" for seed, table in tables.items()),
