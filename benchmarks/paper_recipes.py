@@ -3,8 +3,8 @@
 Run:  python benchmarks/paper_recipes.py STORE docs/recipes-run.md [--nninteractive MODEL] [--only NAME...]
 
 One epoch of four iterations, fold 0, phantoms of 32 voxels. The recipes share STORE, so that what one has made is not
-made again for the next; a second call does nothing but tabulate. Without MODEL, a folder as nnInteractive downloads it,
-the recipes with clicks are left out.
+made again for the next; a second call does nothing but tabulate. MODEL is a folder as nnInteractive downloads it;
+without, clicks go to a tiny network of the same layout with random weights.
 """
 
 import argparse
@@ -19,34 +19,32 @@ from pathlib import Path
 from backsplit.experiments.reproducing import PHANTOM, names, recipe_of_paper
 from backsplit.files import write_text
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from tinyinteractive import write_interactive_model  # ty: ignore[import-not-found]  it lies with the tests
+
 SMALL = ("phantom.size=32", "phantom.num_cases=10", "prepare.patch_size=[16,16,16]", "prepare.features=[4,8]")
 TEXT = """# One pass of all recipes of the paper
 
 Written by `benchmarks/paper_recipes.py` ({machine}, {cores} cores): made-up cases of 32 voxels, one epoch of four
 iterations, fold 0. It shows that each recipe runs to its table or figure; its scores mean nothing. Recipes share what
-they can: jobs that an earlier one had done are not done again.
+they can: jobs that an earlier one had done are not done again. Clicks went to {clicks}.
 
 | recipe | jobs done now | already done | trainings now | rows of its tables | figures | minutes |
 | --- | --- | --- | --- | --- | --- | --- |
 {rows}
-{left}"""
+"""
 
 
-def clicked(name: str) -> list[str]:
-    """Data sets of a recipe with masks by nnInteractive."""
-    data = recipe_of_paper(name, [PHANTOM], [], has_ours=False).data
-    return [each for each, entry in data.items() if "clicks" in entry.masks]
-
-
-def settings(name: str, model: Path | None) -> list[str]:
-    """What makes a recipe small."""
+def settings(name: str, model: Path | None = None) -> list[str]:
+    """What makes a recipe small; `model` is what clicks go to, where it has any."""
     data = recipe_of_paper(name, [PHANTOM], [], has_ours=False).data
     small = [f"data.{each}.{setting}" for each in data for setting in SMALL]
-    models = [f"data.{each}.masks.clicks.options.model={model}" for each in clicked(name)]
+    clicked = [each for each, entry in data.items() if "clicks" in entry.masks]
+    models = [f"data.{each}.masks.clicks.options.model={model}" for each in clicked]
     return ["budget.epochs=1", "budget.iterations=4", *small, *models]
 
 
-def run(name: str, store: Path, model: Path | None) -> str:
+def run(name: str, store: Path, model: Path) -> str:
     """Run one recipe; its row of the log.
 
     Raises:
@@ -80,15 +78,16 @@ def main() -> None:
     parser.add_argument("--nninteractive", type=Path)
     parser.add_argument("--only", nargs="+", default=names())
     told = parser.parse_args()
-    left = [name for name in told.only if told.nninteractive is None and clicked(name)]
+    model = told.nninteractive or told.store / "tiny-nninteractive"
+    if not model.exists():
+        write_interactive_model(model)
     rows = []
     for name in told.only:
-        if name not in left:
-            rows.append(run(name, told.store, told.nninteractive))
-            print(rows[-1], flush=True)
-    without = f"\nLeft out, because no model of nnInteractive was at hand: {', '.join(left)}.\n" if left else ""
-    machine = platform.machine()
-    write_text(TEXT.format(machine=machine, cores=os.cpu_count(), rows="\n".join(rows), left=without), told.log)
+        rows.append(run(name, told.store, model.resolve()))
+        print(rows[-1], flush=True)
+    clicks = "nnInteractive's weights" if told.nninteractive else "a tiny network with random weights"
+    machine = {"machine": platform.machine(), "cores": os.cpu_count()}
+    write_text(TEXT.format(**machine, rows="\n".join(rows), clicks=clicks), told.log)
 
 
 if __name__ == "__main__":

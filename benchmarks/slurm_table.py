@@ -43,7 +43,7 @@ def main() -> None:
     profile = Path(write_profile(str(told.folder / "profile")))
     profile.write_text(profile.read_text().replace("retries: 5", "retries: 0") + THREADS)
     command = [sys.executable, "-m", "backsplit", *TABLE, "--profile", str(profile.parent)]
-    command += ["--workspace", str(store.root), *([] if told.whole else ["--set", *settings("table-1", None)])]
+    command += ["--workspace", str(store.root), *([] if told.whole else ["--set", *settings("table-1")])]
     with running_cluster() as cluster:
         run(cluster, command, told.folder / "first.log", is_cancelling=True)
         done = markers(store)
