@@ -128,12 +128,12 @@ def test_masks_may_be_empty_where_that_is_allowed(cohort, tmp_path, caplog):
     scheme = LabelScheme(("cyst",), ("heart",))
     with pytest.raises(LabelError, match="none of 3 cases contains 'heart'"):
         compose(bare, scheme=scheme, folder=tmp_path / "out")
-    assert compose(bare, scheme=scheme, folder=tmp_path / "out", has_empty=True).scheme == scheme
+    assert compose(bare, scheme=scheme, folder=tmp_path / "out", allow_empty=True).scheme == scheme
     assert "no case contains heart" in caplog.text
     named = replace(bare, label_names=(*bare.label_names, (99, "nothing")))
     own = LabelScheme(("cyst",), ("nothing",))
     with pytest.raises(LabelError, match="contains 'nothing'"):
-        compose(named, scheme=own, folder=tmp_path / "other", has_empty=True)
+        compose(named, scheme=own, folder=tmp_path / "other", allow_empty=True)
 
 
 def test_lesions_of_the_labels_may_be_auxiliaries(cohort, tmp_path):

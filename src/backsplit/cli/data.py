@@ -57,7 +57,7 @@ class Compose:
             folder=folder,
             sources=self.sources,
             force=self.force,
-            has_empty=self.allow_empty,
+            allow_empty=self.allow_empty,
         )
         say(f"{folder / cases.MANIFEST_NAME}")
 

@@ -40,7 +40,7 @@ def compose(
     folder: Path,
     sources: Sequence[str] | None = None,
     force: bool = False,
-    has_empty: bool = False,
+    allow_empty: bool = False,
 ) -> Cohort:
     """Write the fine label map of each case and the manifest of the composed cohort.
 
@@ -62,7 +62,7 @@ def compose(
         folder: where the composed cohort goes; not the one that holds the label maps of `cohort`.
         sources: see `variants_of`.
         force: see `variants_of`.
-        has_empty: keep auxiliaries of which masks have no voxel in any case: outputs that are never labelled.
+        allow_empty: keep auxiliaries of which masks have no voxel in any case: outputs that are never labelled.
 
     Raises:
         LabelError: a class that no source has or no case contains, a label value without a name, voxels that are not
@@ -81,7 +81,7 @@ def compose(
             fine = _fine_labels(case, own, cohort, scheme, variant, tally)
             write_volume(Volume(fine, own.grid), _output(folder, variants, variant, case))
     for variant, tally in tallies.items():
-        _report(cohort, scheme, variant, tally, has_empty=has_empty)
+        _report(cohort, scheme, variant, tally, allow_empty=allow_empty)
     _write_record(folder, tallies)
     composed = _composed(cohort, scheme, folder, variants, is_named=sources is not None)
     cases.write(composed, folder)
@@ -165,10 +165,10 @@ def _count(
         tally.fine_cases[scheme.names[int(value)]] += 1
 
 
-def _report(cohort: Cohort, scheme: LabelScheme, variant: Variant, tally: _Tally, *, has_empty: bool) -> None:
+def _report(cohort: Cohort, scheme: LabelScheme, variant: Variant, tally: _Tally, *, allow_empty: bool) -> None:
     """Refuse classes of the scheme that no case has; say what became background and what was contested."""
     empty = [name for name in scheme.names[1:] if not tally.fine_cases[name]]
-    bearable = [name for name in empty if has_empty and dict(variant.origins).get(name, OWN_LABELS) != OWN_LABELS]
+    bearable = [name for name in empty if allow_empty and dict(variant.origins).get(name, OWN_LABELS) != OWN_LABELS]
     if bearable:
         logger.warning("%s: %s: no case contains %s", cohort.name, variant.name, ", ".join(bearable))
     if refused := [name for name in empty if name not in bearable]:
