@@ -20,13 +20,13 @@ from backsplit.experiments.paths import Workspace
 from backsplit.experiments.selecting import rank_auxiliaries
 from backsplit.files import write_text
 
-SEEDS, ITERATIONS = (0, 1, 2), 6000
+SEEDS, ITERATIONS = (0, 1, 2), 2000
 TEXT = """# Where a trained baseline's false positives lie
 
 Written by `benchmarks/selection_baseline.py`: the phantom of `backsplit demo`, a binary arm trained for {iterations}
 iterations, seeds {seeds} (mean Dice on 24 unseen cases {dice}). The ranking of
 `backsplit select --baseline` from the {train} training cases and the masks of the {held_out} that the fold left out; of
-the ten auxiliaries those that reach a score of 0.01. `false_positives` counts where it is above `volume`, the class's
+the ten auxiliaries those that reach a score of 0.01. `false_alarms` counts where it is above `volume`, the class's
 share of all that is no target.
 
 {tables}
@@ -54,7 +54,7 @@ def ranking(root: Path, seed: int) -> pd.DataFrame:
 
 def shown(table: pd.DataFrame) -> str:
     """The rows that say something."""
-    columns = ["rank", "class", "score", "contact", "containment", "false_positives", "volume"]
+    columns = ["rank", "class", "score", "contact", "containment", "false_alarms", "volume"]
     return markdown(table.loc[table["score"] >= 0.01, columns].round(3).astype(str))
 
 

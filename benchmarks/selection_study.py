@@ -34,7 +34,7 @@ from backsplit.theory.variance import RIDGE
 
 SEEDS, ITERATIONS = (0, 1, 2), 500
 CANDIDATES = ("kidney", "bowel", "stomach", "gallbladder", "liver", "spleen", "bone", "muscle")
-HEURISTICS = ("score", "contact", "containment", "false_positives")
+HEURISTICS = ("score", "contact", "containment", "false_alarms")
 SCORES = (*HEURISTICS, "drop_alone", "drop", "score_with_model")
 FINE = "fine"
 """Arm with all auxiliaries."""
@@ -120,7 +120,7 @@ useful: the kidney, which holds the cysts, and the classes with fluid that looks
 gallbladder).
 
 - `contact`, `containment`: from labels alone.
-- `false_positives`: of the binary arm, on the 6 cases that its fold left out.
+- `false_alarms`: of the binary arm, on the 6 cases that its fold left out.
 - `score`: the largest of these, as `select --baseline` ranks.
 - `drop_alone`, `drop`: share of the variance of the cyst's posterior at its border that the class takes off, as the
   only one, and at its turn of the walk through all ten auxiliaries of the phantom (eight of them were tried here);

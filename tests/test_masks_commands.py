@@ -91,3 +91,4 @@ def test_the_commands_run_as_they_stand_in_the_readme(home, monkeypatch):
     checked = pd.read_csv(home / "cohorts" / "ct" / "masks" / "mine" / "check-labels.csv")
     assert checked["structure"].tolist() == ["liver"]
     assert checked["dice"].item() > 0.99
+    assert (home / "cohorts" / "ct" / "masks" / "mine" / "check-labels.pdf").read_bytes().startswith(b"%PDF")

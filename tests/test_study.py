@@ -20,6 +20,7 @@ from backsplit.cli.page import inputs_of
 from backsplit.errors import ParityError
 from backsplit.experiments.paths import Workspace
 from backsplit.nnunet.arms import check_parity
+from backsplit.report.likelihoods import write_level_sets
 from backsplit.volume import read_labels, read_volume
 from studies import AUXILIARIES, compose_phantom, prepare, run, train
 
@@ -86,6 +87,15 @@ def test_page_and_tables_name_both_arms(study):
     assert "backsplit" in page
     assert "binary" in page
     assert list(pd.read_csv(study.comparison)["metric"]) == ["dice", "hd95_mm", "nsd_10mm"]
+
+
+def test_figures_lie_beside_the_page_with_the_level_sets_that_fisher_drew(study):
+    drawn = study.information_of("backsplit") / "likelihoods"
+    probabilities = np.array([[0.2, 0.5], [0.5, 0.3], [0.3, 0.2]])
+    write_level_sets(probabilities, np.ones(2), target=(1, "cyst"), other=(2, "kidney"), path=drawn)
+    run("report", study.root, "--figures")
+    names = {path.name for path in (study.report.parent / "figures").iterdir()}
+    assert {"curve-train_loss.pdf", "spread-cyst.png", "likelihoods-backsplit.svg"} <= names
 
 
 def test_training_log_has_a_row_per_epoch_and_the_parts_of_the_loss(study):

@@ -66,7 +66,7 @@ class Compose:
 class Select:
     """Rank auxiliary classes by what surrounds and holds the lesions, and what binary and fine models say of them.
 
-    Works on labels alone; with --baseline it also weighs where a binary model's false positives lie, with --model how
+    Works on labels alone; with --baseline it also weighs where a binary model's false alarms lie, with --model how
     much labels of a class lower the variance of a fine model's target. Every class gets its reason.
 
     Example: backsplit select
@@ -79,7 +79,7 @@ class Select:
     cohort: Annotated[Path | None, tyro.conf.Positional] = None
     """Composed cohort with all candidates; by default that of the workspace."""
     baseline: str | None = None
-    """Arm of the workspace whose false positives count, or a folder that `predict` wrote; it must not have been trained
+    """Arm of the workspace whose false alarms count, or a folder that `predict` wrote; it must not have been trained
     on the cases that it predicted."""
     model: str | None = None
     """Arm of the workspace that was trained with the candidates as auxiliaries, or its model folder."""

@@ -88,6 +88,7 @@ class Annotate(ABC):
     def sum_up(self, cohort: "Cohort", name: str, folder: Path) -> None:
         """Write the tables of quality, and print them by structure."""
         from backsplit.evaluation import format_table, write_table
+        from backsplit.report import draw_masks
         from backsplit.sources.annotation import records_of
         from backsplit.sources.check import check, summarise_check
         from backsplit.sources.quality_tables import lesion_table, quality_table, summarise_quality
@@ -101,6 +102,7 @@ class Annotate(ABC):
         if self.check is not None:
             table = check(cohort, name, reference_of(cohort, self.check))
             write_table(table, folder / f"check-{self.check}.csv")
+            draw_masks(table.assign(masks=name), self.check, folder / f"check-{self.check}")
             say(format_table(summarise_check(table)))
         say(f"{folder}")
 

@@ -194,7 +194,8 @@ class Report:
     def run(self) -> None:
         """Report."""
         from backsplit.cli.page import inputs_of
-        from backsplit.report import write, write_figures, write_single
+        from backsplit.cli.study_figures import draw_workspace
+        from backsplit.report import write, write_single
 
         workspace = Workspace(self.directory)
         if self.serve:
@@ -206,7 +207,7 @@ class Report:
         else:
             say(f"{write(inputs, workspace.report, num_processes=self.jobs)}")
         if self.figures:
-            for path in write_figures(inputs, workspace.report.parent / "figures"):
+            for path in draw_workspace(workspace, inputs):
                 say(f"{path}")
 
     def keep_serving(self, workspace: Workspace) -> None:

@@ -51,7 +51,12 @@ def points_of(grid: Grid, kind: Kind) -> Iterator[Points]:
 def _dice(grid: Grid, data: str, network: str) -> pd.DataFrame:
     """`arm`, `class`, `dice`, `error` of all arms and their kept checkpoints."""
     groups = [group for group in (*grid.groups, *grid.kept) if (group.data, group.network) == (data, network)]
-    scores = POLICIES[grid.recipe.metrics.empty_policy].apply(pd.concat([_scores(grid, each) for each in groups]))
+    scores = pd.concat([_scores(grid, each) for each in groups])
+    return mean_dice(POLICIES[grid.recipe.metrics.empty_policy].apply(scores))
+
+
+def mean_dice(scores: pd.DataFrame) -> pd.DataFrame:
+    """`arm`, `class`, `dice` (mean over cases, seeds of a case averaged first) and `error`, its standard error."""
     cases = scores.groupby(["arm", "class", "case"], sort=False)["dice"].mean()
     grouped = cases.groupby(["arm", "class"], sort=False)
     return pd.DataFrame({"dice": grouped.mean(), "error": grouped.sem()}).reset_index()

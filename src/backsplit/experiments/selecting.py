@@ -24,7 +24,7 @@ def rank_auxiliaries(
 
     Args:
         cohort: composed, with all candidates as auxiliaries.
-        baseline: mask of a binary baseline, by case; cases without one say nothing about false positives.
+        baseline: mask of a binary baseline, by case; cases without one say nothing about false alarms.
         turns: by class, from a fine model; see `experiments.information.turns`.
 
     Raises:
@@ -69,7 +69,7 @@ def baseline_masks(folder: Path, manifest: Path) -> dict[str, Path]:
     if Path(made["cohort"]) != manifest.resolve():
         raise ParityError(f"{folder} holds predictions for {made['cohort']}, not for {manifest}; predict these cases")
     if made["all_classes"]:
-        raise ParityError(f"{folder} was predicted with --all-classes; false positives need target-only masks")
+        raise ParityError(f"{folder} was predicted with --all-classes; false alarms need target-only masks")
     return {name: folder / f"{name}.nii.gz" for name in made["cases"]}
 
 
@@ -82,7 +82,7 @@ def write_choice(table: pd.DataFrame, path: Path) -> list[str]:
     chosen = table.loc[table["recommended"], "class"].tolist()
     if not chosen:
         raise CohortError(
-            "no auxiliary lies near the lesions, collects false positives or tells much about the target; train with "
+            "no auxiliary lies near the lesions, collects false alarms or tells much about the target; train with "
             "all, or bring other classes"
         )
     write_json({"auxiliaries": chosen, "reasons": dict(zip(table["class"], table["reason"], strict=True))}, path)

@@ -1,10 +1,13 @@
-"""Figures that a recipe ends in, as PNG, SVG and PDF; the same inputs give the same bytes."""
+"""Curves, masks and slices of whole studies, as PNG, SVG and PDF; the same inputs give the same bytes."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from backsplit.files import replacing
 from backsplit.report import figures
@@ -14,6 +17,9 @@ from backsplit.report.palette import arm_styles
 from backsplit.report.paper import contests
 from backsplit.report.plots import write_figure
 from backsplit.report.selection import paired_dice, telling_cases
+
+FEW_STRUCTURES = 4
+"""Whose names stand level below an axis."""
 
 
 def draw_points(points: pd.DataFrame, levels: Mapping[str, float], label: str, path: Path) -> list[Path]:
@@ -52,6 +58,39 @@ def draw_points(points: pd.DataFrame, levels: Mapping[str, float], label: str, p
         axes.legend(frameon=False)
 
     return write_figure(draw, path)
+
+
+def draw_masks(checks: pd.DataFrame, reference: str, path: Path) -> list[Path]:
+    """Dice of masks by structure: a point per case, a bar at the median, the mask sets beside each other.
+
+    Args:
+        checks: `masks` (whose), `structure`, `dice`, a row per case; NaN where it is undefined.
+        reference: what they were compared with.
+        path: file without its ending.
+
+    Returns:
+        The files; none where Dice is undefined in every case.
+    """
+    known = checks.dropna(subset=["dice"])
+    names, structures = list(known["masks"].unique()), list(known["structure"].unique())
+    styles = arm_styles([str(name) for name in names])
+
+    def draw(axes: Axes) -> None:
+        for name, structure in product(names, structures):
+            of_both = known[(known["masks"] == name) & (known["structure"] == structure)]
+            aside = (names.index(name) + 0.5) / len(names) - 0.5
+            middle, width = structures.index(structure) + 0.8 * aside, 0.3 / len(names)
+            spread = np.linspace(-width, width, len(of_both)) if len(of_both) > 1 else np.zeros(1)
+            colour = styles[str(name)].on_light
+            axes.scatter(middle + spread, of_both["dice"], s=8, color=colour, alpha=0.6, linewidths=0)
+            axes.hlines(of_both["dice"].median(), middle - width, middle + width, color=colour, linewidth=2.5)
+        axes.set(xticks=range(len(structures)), xlim=(-0.6, len(structures) - 0.4), ylim=(-0.02, 1.02))
+        axes.set_xticklabels(structures, rotation=30 if len(structures) > FEW_STRUCTURES else 0)
+        axes.set(ylabel=f"Dice against {reference}")
+        handles = [Line2D([], [], color=styles[str(name)].on_light, linewidth=2.5) for name in names]
+        axes.legend(handles, names, frameon=False, loc="lower left")
+
+    return write_figure(draw, path) if len(known) else []
 
 
 def draw_slices(studies: Mapping[str, ReportInputs], path: Path) -> list[Path]:

@@ -12,15 +12,16 @@ import pandas as pd
 
 from backsplit.errors import CohortError, GeometryError
 from backsplit.labels import LabelScheme, count_labels
+from backsplit.selection.false_alarms import false_alarms
 from backsplit.selection.greedy import Turn
 from backsplit.selection.surroundings import Surroundings, surroundings
 from backsplit.volume import Volume
 
 LEAST_SCORE = 0.05
 """A class is recommended from this share on: of the lesions' surface, of their volume, of the false
-positives, or of the target's variance."""
+alarms, or of the target's variance."""
 COLUMNS = (
-    *("rank", "class", "score", "contact", "containment", "false_positives", "volume", "drop", "drop_alone", "turn"),
+    *("rank", "class", "score", "contact", "containment", "false_alarms", "volume", "drop", "drop_alone", "turn"),
     *("num_cases", "num_lesions", "recommended", "reason"),
 )
 
@@ -35,8 +36,8 @@ class Evidence:
     """Of each target."""
     voxels_ml: np.ndarray
     """Volume of each class."""
-    false_positives_ml: np.ndarray | None
-    """Volume of each class that a binary baseline called a target; None without a baseline."""
+    false_alarms_ml: np.ndarray | None
+    """Volume of a binary baseline's false alarms in or beside each class; None without a baseline."""
 
 
 def gather(
@@ -63,9 +64,8 @@ def gather(
     if prediction is not None:
         if difference := labels.grid.difference(prediction.grid):
             raise GeometryError(f"labels and prediction lie on different grids: {difference}; predict the case again")
-        called = labels.voxels[prediction.voxels > 0]
-        wrong = np.bincount(called, minlength=scheme.num_classes) * labels.grid.voxel_ml
-        wrong[1 : scheme.num_targets + 1] = 0
+        sizes = {"num_targets": scheme.num_targets, "num_fine": scheme.num_classes}
+        wrong = false_alarms(labels.voxels, prediction.voxels > 0, **sizes) * labels.grid.voxel_ml
     known = frozenset(scheme.auxiliaries if annotated is None else annotated)
     return Evidence(known, lesions, voxels * labels.grid.voxel_ml, wrong)
 
@@ -75,9 +75,9 @@ def rank(evidence: Sequence[Evidence], scheme: LabelScheme, turns: Mapping[str, 
 
     The score of a class is the largest of four shares, so that one good reason is enough: `contact`, the mean over
     lesions of the share of their surface area that faces the class; `containment`, the mean share of a lesion inside
-    the class once its holes are filled; `false_positives`, the share of a binary baseline's false positives inside the
+    the class once its holes are filled; `false_alarms`, the share of a binary baseline's false alarms in or beside the
     class, which counts where it is above `volume`, the class's share of all that is no target: a large class collects
-    false positives by its size alone; `drop`, the share of the target's variance that the class takes off at its
+    false alarms by its size alone; `drop`, the share of the target's variance that the class takes off at its
     `turn` of a walk that takes up the most useful class first, `drop_alone` what it takes off as the only one.
 
     Args:
@@ -86,7 +86,7 @@ def rank(evidence: Sequence[Evidence], scheme: LabelScheme, turns: Mapping[str, 
         turns: by class, from a model that tells the classes apart; see `forward_greedy`.
 
     Returns:
-        One row per auxiliary, with `COLUMNS`; `false_positives` is NaN without a baseline, `drop`, `drop_alone` and
+        One row per auxiliary, with `COLUMNS`; `false_alarms` is NaN without a baseline, `drop`, `drop_alone` and
         `turn` without a model, or where the model does not tell the class apart.
 
     Raises:
@@ -107,12 +107,12 @@ def _row(
     lesions = [each for one in known for each in one.lesions if len(each.voxels)]
     contact = _mean([each.contact[:, value] for each in lesions])
     containment = _mean([each.containment[:, value] for each in lesions])
-    false_positives, volume = _false_positives(known, scheme, value)
+    false_alarms, volume = _false_alarms(known, scheme, value)
     reasons = {
         f"{contact:.0%} of the lesions' surface": contact,
         f"holds {containment:.0%} of the lesions": containment,
-        f"{false_positives:.0%} of the false positives in {volume:.1%} of the volume": (
-            false_positives if false_positives > volume else 0.0
+        f"{false_alarms:.0%} of the false alarms in or beside it, {volume:.1%} of the volume": (
+            false_alarms if false_alarms > volume else 0.0
         ),
     }
     if turn is not None:
@@ -123,7 +123,7 @@ def _row(
         "score": reasons[best],
         "contact": contact,
         "containment": containment,
-        "false_positives": false_positives,
+        "false_alarms": false_alarms,
         "volume": volume,
         "drop": np.nan if turn is None else turn.drop,
         "drop_alone": np.nan if turn is None else turn.drop_alone,
@@ -136,7 +136,7 @@ def _row(
 
 
 def _nothing(turn: Turn | None) -> str:
-    told = "far from the lesions, and few false positives"
+    told = "far from the lesions, and few false alarms"
     return told if turn is None else f"{told}; {turn.drop:.1%} off the target's variance"
 
 
@@ -144,12 +144,12 @@ def _mean(shares: Sequence[np.ndarray]) -> float:
     return float(np.concatenate(shares).mean()) if shares else 0.0
 
 
-def _false_positives(known: Sequence[Evidence], scheme: LabelScheme, value: int) -> tuple[float, float]:
-    """Shares of a class: in the false positives, and in the volume of all that is no target."""
+def _false_alarms(known: Sequence[Evidence], scheme: LabelScheme, value: int) -> tuple[float, float]:
+    """Shares of a class: of the false alarms, and in the volume of all that is no target."""
     others = [0, *range(scheme.num_targets + 1, scheme.num_classes)]
     volumes = np.sum([each.voxels_ml for each in known], axis=0) if known else np.zeros(scheme.num_classes)
     volume = float(volumes[value] / volumes[others].sum()) if known else 0.0
-    seen = [each.false_positives_ml for each in known if each.false_positives_ml is not None]
+    seen = [each.false_alarms_ml for each in known if each.false_alarms_ml is not None]
     if not seen:
         return np.nan, volume
     wrong = np.sum(seen, axis=0)
