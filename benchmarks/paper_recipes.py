@@ -3,11 +3,12 @@
 Run:  python benchmarks/paper_recipes.py STORE docs/recipes-run.md [--nninteractive MODEL] [--only NAME...]
 
 One epoch of four iterations, fold 0, phantoms of 32 voxels. The recipes share STORE, so that what one has made is not
-made again for the next; a second call does nothing but tabulate. MODEL is a folder as nnInteractive downloads it;
+made again for the next; a second call does what is missing. MODEL is a folder as nnInteractive downloads it;
 without, clicks go to a tiny network of the same layout with random weights.
 """
 
 import argparse
+import json
 import os
 import platform
 import re
@@ -17,7 +18,7 @@ import time
 from pathlib import Path
 
 from backsplit.experiments.reproducing import PHANTOM, names, recipe_of_paper
-from backsplit.files import write_text
+from backsplit.files import write_json, write_text
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from tinyinteractive import write_interactive_model  # ty: ignore[import-not-found]  it lies with the tests
@@ -32,7 +33,7 @@ they can: jobs that an earlier one had done are not done again. Clicks went to {
 | recipe | jobs done now | already done | trainings now | rows of its tables | figures | minutes |
 | --- | --- | --- | --- | --- | --- | --- |
 {rows}
-"""
+{left}"""
 
 
 def settings(name: str, model: Path | None = None) -> list[str]:
@@ -81,13 +82,26 @@ def main() -> None:
     model = told.nninteractive or told.store / "tiny-nninteractive"
     if not model.exists():
         write_interactive_model(model)
-    rows = []
+    kept = told.store / "rows.json"
+    rows = json.loads(kept.read_text()) if kept.exists() else {}
     for name in told.only:
-        rows.append(run(name, told.store, model.resolve()))
-        print(rows[-1], flush=True)
-    clicks = "nnInteractive's weights" if told.nninteractive else "a tiny network with random weights"
-    machine = {"machine": platform.machine(), "cores": os.cpu_count()}
-    write_text(TEXT.format(**machine, rows="\n".join(rows), clicks=clicks), told.log)
+        if name not in rows:
+            rows[name] = run(name, told.store, model.resolve())
+            print(rows[name], flush=True)
+            write_json(rows, kept)
+            write_text(text_of(rows, is_tiny=told.nninteractive is None), told.log)
+
+
+def text_of(rows: dict[str, str], *, is_tiny: bool) -> str:
+    """The log."""
+    left = [name for name in names() if name not in rows]
+    return TEXT.format(
+        machine=platform.machine(),
+        cores=os.cpu_count(),
+        rows="\n".join(rows[name] for name in names() if name in rows),
+        clicks="a tiny network with random weights" if is_tiny else "nnInteractive's weights",
+        left=f"\nNot run yet: {', '.join(left)}.\n" if left else "",
+    )
 
 
 if __name__ == "__main__":
