@@ -26,6 +26,7 @@ from backsplit.evaluation import (
     metrics_in,
     nsd_column,
     score_label_maps,
+    slabs,
     surface_distances,
 )
 from backsplit.evaluation.boxes import bounding_box
@@ -100,6 +101,21 @@ def test_lesions_are_counted_as_one_by_one(pair, min_voxels):
     found = lesion_scores(count_lesions(*pair, min_voxels=min_voxels), voxel_ml=0.5)
     for name, expected in counted_slowly(*pair, min_voxels).items():
         assert found[name] == pytest.approx(expected, nan_ok=True), name
+
+
+@settings(max_examples=60)
+@given(pair=masks, num_voxels=st.integers(1, 30), order=st.sampled_from("CF"))
+def test_slabs_change_no_score(pair, num_voxels, order):
+    maps = [np.asarray(mask, np.uint8, order=order) for mask in pair]
+    scoring = Scoring((1.0, 2.5), min_lesion_voxels=2, border=True)
+    told = {"subject": Subject("arm", "0", "a", "argmax"), "classes": {1: "cyst"}, "spacing_mm": SPACING}
+    whole = score_label_maps(*maps, **told, scoring=scoring)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(slabs, "SLAB_VOXELS", num_voxels)
+        assert len(list(slabs.slabs(maps[0].shape))) == maps[0].shape[2] or num_voxels > 1
+        cut = score_label_maps(*maps, **told, scoring=scoring)
+    np.testing.assert_equal(cut.scores, whole.scores)
+    np.testing.assert_equal(cut.lesions, whole.lesions)
 
 
 def test_lesions_by_hand():

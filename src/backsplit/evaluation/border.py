@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.ndimage import binary_erosion
 
-from backsplit.arrays import Mask, Spacing
+from backsplit.arrays import Spacing
 from backsplit.evaluation.nearest import nearest_mm
 from backsplit.evaluation.overlap import ReferenceMask, require_one_shape
+from backsplit.evaluation.slabs import SomeMask, planes_of, slabs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +28,7 @@ class BorderDistances:
     reference_to_prediction_mm: Float[np.ndarray, " reference_voxels"]
 
 
-def border_distances(prediction: Mask, reference: ReferenceMask, *, spacing_mm: Spacing) -> BorderDistances:
+def border_distances(prediction: SomeMask, reference: ReferenceMask, *, spacing_mm: Spacing) -> BorderDistances:
     """Distances between the borders of two masks, both ways; time grows with the box that is given.
 
     Raises:
@@ -54,6 +55,12 @@ def border_surface_dice(distances: BorderDistances, *, tolerance_mm: float) -> f
     return float(np.mean(both <= tolerance_mm)) if both.size else math.nan
 
 
-def _border(mask: Mask) -> Int[np.ndarray, "voxels 3"]:
-    padded = np.pad(mask, 1)
-    return np.argwhere(padded & ~binary_erosion(padded))
+def _border(mask: SomeMask) -> Int[np.ndarray, "voxels 3"]:
+    found = [np.zeros((0, 3), np.int64)]
+    for planes in slabs(mask.shape):
+        before = min(planes.start, 1)
+        padded = np.pad(planes_of(mask, slice(planes.start - before, planes.stop + 1)), 1)
+        first = 1 + before
+        inside = (padded & ~binary_erosion(padded))[1:-1, 1:-1, first : first + planes.stop - planes.start]
+        found.append(np.argwhere(inside) + np.array([0, 0, planes.start]))
+    return np.concatenate(found)

@@ -42,7 +42,9 @@ def joint_boxes(boxes: Iterable[Box]) -> Box:
 
 
 def box_within(outer: Box, inner: Box) -> Box:
-    """A box of the whole array, from one of the part of it that another box cuts out."""
+    """A box of the whole array, from one of the part of it that another box cuts out; that of nothing stays so."""
+    if inner == NOTHING:
+        return NOTHING
     x, y, z = (slice(o.start + i.start, o.start + i.stop) for o, i in zip(outer, inner, strict=True))
     return x, y, z
 

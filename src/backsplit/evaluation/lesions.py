@@ -17,8 +17,9 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 
 from backsplit.arrays import Mask
-from backsplit.evaluation.boxes import bounding_box, joint_box
 from backsplit.evaluation.overlap import ReferenceMask, require_one_shape
+from backsplit.evaluation.pieces import Pieces
+from backsplit.evaluation.slabs import SomeMask, planes_of, slabs
 
 MATCHING_IOU = 0.5
 Components = tuple[Integer[np.ndarray, "_ _ _"], Int[np.ndarray, " _"]]
@@ -60,7 +61,7 @@ class Lesions:
         return 2 * shared / (self.reference + predicted)
 
 
-def count_lesions(prediction: Mask, reference: ReferenceMask, *, min_voxels: int = 1) -> Lesions:
+def count_lesions(prediction: SomeMask, reference: ReferenceMask, *, min_voxels: int = 1) -> Lesions:
     """Find the lesions of two masks and count what they share.
 
     Args:
@@ -72,8 +73,22 @@ def count_lesions(prediction: Mask, reference: ReferenceMask, *, min_voxels: int
         GeometryError: the masks differ in shape.
     """
     require_one_shape(prediction, reference)
-    box = joint_box(bounding_box(prediction), bounding_box(reference))
-    return match_components(components(prediction[box], min_voxels), components(reference[box], min_voxels))
+    first, second = Pieces(), Pieces()
+    codes, shared = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
+    for planes in slabs(prediction.shape):
+        predicted, referred = first.add(planes_of(prediction, planes)), second.add(planes_of(reference, planes))
+        found = _pairs(predicted, referred)
+        codes.append(found[0])
+        shared.append(found[1])
+    (predicted_numbers, predicted_sizes), (reference_numbers, reference_sizes) = (
+        pieces.joined(min_voxels) for pieces in (first, second)
+    )
+    of_pieces = np.concatenate(codes)
+    pairs = np.stack([reference_numbers[of_pieces[:, 0] - 1], predicted_numbers[of_pieces[:, 1] - 1]], axis=1)
+    is_kept = (pairs > 0).all(axis=1)
+    unique, inverse = np.unique(pairs[is_kept], axis=0, return_inverse=True)
+    counts = np.bincount(inverse.ravel(), np.concatenate(shared)[is_kept], len(unique)).astype(np.int64)
+    return Lesions(reference_sizes, predicted_sizes, unique - 1, counts)
 
 
 def match_components(prediction: Components, reference: Components) -> Lesions:
@@ -83,12 +98,18 @@ def match_components(prediction: Components, reference: Components) -> Lesions:
         prediction: of `components`.
         reference: of `components`, on the same grid.
     """
-    (predicted, predicted_sizes), (referred, reference_sizes) = prediction, reference
+    pairs, shared = _pairs(prediction[0], reference[0])
+    return Lesions(reference[1], prediction[1], pairs - 1, shared)
+
+
+def _pairs(
+    predicted: Integer[np.ndarray, "x y z"], referred: Integer[np.ndarray, "x y z"]
+) -> tuple[Int[np.ndarray, "pairs 2"], Int[np.ndarray, " pairs"]]:
+    """Numbers, from 1, of a reference and a predicted component that share voxels, and how many they share."""
     both = (predicted > 0) & (referred > 0)
-    width = predicted_sizes.size + 1
+    width = int(predicted.max(initial=0)) + 1
     codes, shared = np.unique(referred[both].astype(np.int64) * width + predicted[both], return_counts=True)
-    pairs = np.stack([codes // width - 1, codes % width - 1], axis=1)
-    return Lesions(reference_sizes, predicted_sizes, pairs, shared)
+    return np.stack([codes // width, codes % width], axis=1), shared
 
 
 def components(mask: Mask, min_voxels: int) -> Components:

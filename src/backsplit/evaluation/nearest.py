@@ -13,12 +13,16 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 
 from backsplit.arrays import Spacing
+from backsplit.evaluation.slabs import slabs
 
 Starts = Int[np.ndarray, "starts 3"]
 Ends = Int[np.ndarray, "ends 3"]
 Distances = Float[np.ndarray, " starts"]
+Indices = Int[np.ndarray, " waiting"]
 _REACH = 4
 """Steps are tried up to this many times the finest spacing."""
+_THICKNESS = 4
+"""A stretch of planes is at least so many times the reach, most of which two stretches look at."""
 _DENSE_POINTS_PER_QUERY = 50
 """Up to so many grid points per distance a transform is quick; beyond, points lie far apart in a large box."""
 
@@ -41,13 +45,26 @@ def nearest_mm(start: Starts, end: Ends, *, spacing_mm: Spacing) -> Distances:
 
 
 def _look_around(start: Starts, end: Ends, spacing_mm: Spacing, distances_mm: Distances) -> None:
-    """Fill in the distances of the points from which a step leads to an end."""
-    steps, lengths_mm = _steps(spacing_mm)
-    reach = steps.max(axis=0)
+    """Fill in the distances of the points from which a step leads to an end; a stretch of planes at a time."""
+    reach = _steps(spacing_mm)[0].max(axis=0)
     low, high = end.min(axis=0) - reach, end.max(axis=0) + reach
-    is_end, corner = _grid(end, low - reach, high + reach), low - reach
-    waiting = np.flatnonzero(((start >= low) & (start <= high)).all(axis=1))
-    places, flat = (start[waiting] - corner) @ is_end.strides, is_end.ravel()
+    near = np.flatnonzero(((start >= low) & (start <= high)).all(axis=1))
+    width, height, depth = (int(length) for length in high - low + 1)
+    for planes in slabs((width, height, depth), num_voxels=_THICKNESS * int(reach[2]) * width * height):
+        first, last = low[2] + planes.start, low[2] + planes.stop - 1
+        waiting = near[(start[near, 2] >= first) & (start[near, 2] <= last)]
+        ends = end[(end[:, 2] >= first - reach[2]) & (end[:, 2] <= last + reach[2])]
+        if waiting.size and len(ends):
+            _try_steps(start, waiting, ends, spacing_mm, distances_mm)
+
+
+def _try_steps(start: Starts, waiting: Indices, end: Ends, spacing_mm: Spacing, distances_mm: Distances) -> None:
+    """The shortest steps first, on the grid around the points that are waiting."""
+    steps, lengths_mm = _steps(spacing_mm)
+    reach, tried = steps.max(axis=0), start[waiting]
+    low, high = tried.min(axis=0) - reach, tried.max(axis=0) + reach
+    is_end = _grid(end[((end >= low) & (end <= high)).all(axis=1)], low, high)
+    places, flat = (tried - low) @ is_end.strides, is_end.ravel()
     for jump, length_mm in zip(steps @ is_end.strides, lengths_mm, strict=True):
         found = flat[places + jump]
         distances_mm[waiting[found]] = length_mm

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from backsplit.arrays import Mask
 from backsplit.errors import GeometryError
+from backsplit.evaluation.slabs import Labelled, SomeMask, planes_of, slabs
 
-ReferenceMask = Bool[np.ndarray, "reference_x reference_y reference_z"]
+ReferenceMask = Bool[np.ndarray, "reference_x reference_y reference_z"] | Labelled
 """A mask whose shape should be that of the prediction; a user may bring another, which is a `GeometryError`."""
 
 
@@ -22,18 +22,18 @@ class Overlap:
     num_reference: int
 
 
-def count_overlap(prediction: Mask, reference: ReferenceMask) -> Overlap:
+def count_overlap(prediction: SomeMask, reference: ReferenceMask) -> Overlap:
     """Count the voxels of each mask and of their intersection.
 
     Raises:
         GeometryError: the masks differ in shape.
     """
     require_one_shape(prediction, reference)
-    return Overlap(
-        num_both=int(np.count_nonzero(prediction & reference)),
-        num_prediction=int(np.count_nonzero(prediction)),
-        num_reference=int(np.count_nonzero(reference)),
-    )
+    counts = np.zeros(3, np.int64)
+    for planes in slabs(prediction.shape):
+        predicted, referred = planes_of(prediction, planes), planes_of(reference, planes)
+        counts += [np.count_nonzero(mask) for mask in (predicted & referred, predicted, referred)]
+    return Overlap(*map(int, counts))
 
 
 def dice(overlap: Overlap) -> float:
@@ -56,7 +56,7 @@ def recall(overlap: Overlap) -> float:
     return _share(overlap.num_both, overlap.num_reference)
 
 
-def require_one_shape(prediction: Mask, reference: ReferenceMask) -> None:
+def require_one_shape(prediction: SomeMask, reference: ReferenceMask) -> None:
     """See that two masks can be compared.
 
     Raises:

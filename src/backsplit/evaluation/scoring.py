@@ -1,19 +1,19 @@
-"""All scores of one case: each class is cut out once, and everything is computed on what was cut out."""
+"""All scores of one case: each class inside the box that holds it, a few planes at a time where that is large."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import reduce
 from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
 
-from backsplit.arrays import LabelMap, Mask, Spacing
+from backsplit.arrays import LabelMap, Spacing
 from backsplit.errors import ConfigurationError, GeometryError, LabelError
 from backsplit.evaluation import border, lesions, overlap, surfaces
 from backsplit.evaluation.boxes import bounding_box, joint_box
 from backsplit.evaluation.definitions import nsd_column
+from backsplit.evaluation.slabs import Labelled, SomeMask, box_of
 
 ReferenceLabels = Integer[np.ndarray, "reference_x reference_y reference_z"]
 """A label map whose shape should be that of the prediction; a user may bring another, which is a `GeometryError`."""
@@ -149,9 +149,9 @@ def score_label_maps(
     labelled = joint_box(bounding_box(prediction), bounding_box(reference))
     prediction, reference = prediction[labelled], reference[labelled]
     for name, values in scoring.masks_of(classes).items():
-        predicted, referred = (_mask(labels, values) for labels in (prediction, reference))
-        box = joint_box(bounding_box(predicted), bounding_box(referred))
-        masks = (np.asfortranarray(predicted[box]), np.asfortranarray(referred[box]))
+        predicted, referred = Labelled(prediction, values), Labelled(reference, values)
+        box = joint_box(box_of(predicted), box_of(referred))
+        masks = predicted.cut(box), referred.cut(box)
         counted = lesions.count_lesions(*masks, min_voxels=scoring.smallest_lesion(spacing_mm))
         scores = _score_masks(*masks, spacing_mm, scoring) | lesions.lesion_scores(
             counted, voxel_ml=math.prod(spacing_mm) / 1000
@@ -161,11 +161,7 @@ def score_label_maps(
     return found
 
 
-def _mask(labels: LabelMap, values: Collection[int]) -> Mask:
-    return reduce(np.logical_or, (labels == value for value in values))
-
-
-def _score_masks(prediction: Mask, reference: Mask, spacing_mm: Spacing, scoring: Scoring) -> dict[str, float]:
+def _score_masks(prediction: SomeMask, reference: SomeMask, spacing_mm: Spacing, scoring: Scoring) -> dict[str, float]:
     counts = overlap.count_overlap(prediction, reference)
     distances = surfaces.surface_distances(prediction, reference, spacing_mm=spacing_mm)
     voxel_ml = math.prod(spacing_mm) / 1000
@@ -188,7 +184,9 @@ def _score_masks(prediction: Mask, reference: Mask, spacing_mm: Spacing, scoring
     return {**scores, "reference_ml": reference_ml, "prediction_ml": prediction_ml}
 
 
-def _border_scores(prediction: Mask, reference: Mask, spacing_mm: Spacing, scoring: Scoring) -> dict[str, float]:
+def _border_scores(
+    prediction: SomeMask, reference: SomeMask, spacing_mm: Spacing, scoring: Scoring
+) -> dict[str, float]:
     distances = border.border_distances(prediction, reference, spacing_mm=spacing_mm)
     scores = {"border_hd95_mm": border.border_hausdorff_mm(distances, percentile=95.0)}
     for tolerance_mm in scoring.tolerances_mm:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from backsplit.arrays import Mask, Spacing
+from backsplit.arrays import Spacing
 from backsplit.errors import ConfigurationError, GeometryError
-from backsplit.evaluation.boxes import bounding_box
 from backsplit.evaluation.nearest import nearest_mm
 from backsplit.evaluation.overlap import ReferenceMask, require_one_shape
+from backsplit.evaluation.slabs import SomeMask, box_of, slabs
 from backsplit.evaluation.surface_elements import FULL, element_areas_mm2, neighbour_codes
 
 
@@ -40,7 +40,7 @@ class _Surface:
     areas_mm2: Float[np.ndarray, " elements"]
 
 
-def surface_distances(prediction: Mask, reference: ReferenceMask, *, spacing_mm: Spacing) -> SurfaceDistances:
+def surface_distances(prediction: SomeMask, reference: ReferenceMask, *, spacing_mm: Spacing) -> SurfaceDistances:
     """Distances between the surfaces of two masks, both ways, between the corner points that elements lie at.
 
     Time and memory grow with the bounding boxes of the masks and with their surfaces, not with the image.
@@ -114,14 +114,23 @@ def normalised_surface_dice(surfaces: SurfaceDistances, *, tolerance_mm: float) 
     return float(within_mm2 / total_mm2)
 
 
-def _surface(mask: Mask, areas_mm2: Float[np.ndarray, "256"]) -> _Surface:
-    box = bounding_box(mask)
-    codes = neighbour_codes(mask[box])
-    order = "F" if codes.flags.f_contiguous else "C"
-    flat = codes.ravel(order)
-    places = np.flatnonzero((flat != 0) & (flat != FULL))
-    corners = np.stack(np.unravel_index(places, codes.shape, order), axis=1)
-    return _Surface(corners + [side.start for side in box], areas_mm2[flat[places]])
+def _surface(mask: SomeMask, areas_mm2: Float[np.ndarray, "256"]) -> _Surface:
+    """Slab by slab; the codes of its first corner points need the plane before it."""
+    box = box_of(mask)
+    corner, depth = np.array([side.start for side in box]), box[2].stop - box[2].start
+    corners, areas = [np.zeros((0, 3), np.int64)], [np.zeros(0)]
+    for planes in slabs(tuple(side.stop - side.start for side in box)):
+        before = min(planes.start, 1)
+        start = box[2].start + planes.start - before
+        codes = neighbour_codes(mask[box[0], box[1], slice(start, box[2].start + planes.stop)])
+        codes = codes[:, :, before : before + planes.stop - planes.start + (planes.stop == depth)]
+        order = "F" if codes.flags.f_contiguous else "C"
+        flat = codes.ravel(order)
+        places = np.flatnonzero((flat != 0) & (flat != FULL))
+        found = np.stack(np.unravel_index(places, codes.shape, order), axis=1)
+        corners.append(found + corner + np.array([0, 0, planes.start]))
+        areas.append(areas_mm2[flat[places]])
+    return _Surface(np.concatenate(corners), np.concatenate(areas))
 
 
 def _sorted_distances(
