@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 
 from backsplit.arrays import Mask
+from backsplit.evaluation.boxes import joint_box
 from backsplit.evaluation.overlap import ReferenceMask, require_one_shape
-from backsplit.evaluation.pieces import Pieces
-from backsplit.evaluation.slabs import SomeMask, planes_of, slabs
+from backsplit.evaluation.pieces import Pieces, shared_voxels
+from backsplit.evaluation.slabs import SomeMask, box_of, part_of, planes_of, slabs
 
 MATCHING_IOU = 0.5
 Components = tuple[Integer[np.ndarray, "_ _ _"], Int[np.ndarray, " _"]]
@@ -73,11 +74,13 @@ def count_lesions(prediction: SomeMask, reference: ReferenceMask, *, min_voxels:
         GeometryError: the masks differ in shape.
     """
     require_one_shape(prediction, reference)
+    box = joint_box(box_of(prediction), box_of(reference))
+    prediction, reference = part_of(prediction, box), part_of(reference, box)
     first, second = Pieces(), Pieces()
     codes, shared = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
     for planes in slabs(prediction.shape):
         predicted, referred = first.add(planes_of(prediction, planes)), second.add(planes_of(reference, planes))
-        found = _pairs(predicted, referred)
+        found = shared_voxels(predicted, referred)
         codes.append(found[0])
         shared.append(found[1])
     (predicted_numbers, predicted_sizes), (reference_numbers, reference_sizes) = (
@@ -98,18 +101,12 @@ def match_components(prediction: Components, reference: Components) -> Lesions:
         prediction: of `components`.
         reference: of `components`, on the same grid.
     """
-    pairs, shared = _pairs(prediction[0], reference[0])
-    return Lesions(reference[1], prediction[1], pairs - 1, shared)
-
-
-def _pairs(
-    predicted: Integer[np.ndarray, "x y z"], referred: Integer[np.ndarray, "x y z"]
-) -> tuple[Int[np.ndarray, "pairs 2"], Int[np.ndarray, " pairs"]]:
-    """Numbers, from 1, of a reference and a predicted component that share voxels, and how many they share."""
+    (predicted, predicted_sizes), (referred, reference_sizes) = prediction, reference
     both = (predicted > 0) & (referred > 0)
-    width = int(predicted.max(initial=0)) + 1
+    width = predicted_sizes.size + 1
     codes, shared = np.unique(referred[both].astype(np.int64) * width + predicted[both], return_counts=True)
-    return np.stack([codes // width, codes % width], axis=1), shared
+    pairs = np.stack([codes // width - 1, codes % width - 1], axis=1)
+    return Lesions(reference_sizes, predicted_sizes, pairs, shared)
 
 
 def components(mask: Mask, min_voxels: int) -> Components:

@@ -19,10 +19,12 @@ Starts = Int[np.ndarray, "starts 3"]
 Ends = Int[np.ndarray, "ends 3"]
 Distances = Float[np.ndarray, " starts"]
 Indices = Int[np.ndarray, " waiting"]
+Points = Int[np.ndarray, "points 3"]
+Corner = Int[np.ndarray, "3"]
 _REACH = 4
 """Steps are tried up to this many times the finest spacing."""
-_THICKNESS = 4
-"""A stretch of planes is at least so many times the reach, most of which two stretches look at."""
+_GRID_POINTS = 2**24
+"""Of a stretch of planes; at least as many planes as its neighbours look at, too."""
 _DENSE_POINTS_PER_QUERY = 50
 """Up to so many grid points per distance a transform is quick; beyond, points lie far apart in a large box."""
 
@@ -48,14 +50,13 @@ def _look_around(start: Starts, end: Ends, spacing_mm: Spacing, distances_mm: Di
     """Fill in the distances of the points from which a step leads to an end; a stretch of planes at a time."""
     reach = _steps(spacing_mm)[0].max(axis=0)
     low, high = end.min(axis=0) - reach, end.max(axis=0) + reach
-    near = np.flatnonzero(((start >= low) & (start <= high)).all(axis=1))
+    near = np.flatnonzero(_inside(start, low, high))
     width, height, depth = (int(length) for length in high - low + 1)
-    for planes in slabs((width, height, depth), num_voxels=_THICKNESS * int(reach[2]) * width * height):
+    for planes in slabs((width, height, depth), num_voxels=max(_GRID_POINTS, 2 * int(reach[2]) * width * height)):
         first, last = low[2] + planes.start, low[2] + planes.stop - 1
         waiting = near[(start[near, 2] >= first) & (start[near, 2] <= last)]
-        ends = end[(end[:, 2] >= first - reach[2]) & (end[:, 2] <= last + reach[2])]
-        if waiting.size and len(ends):
-            _try_steps(start, waiting, ends, spacing_mm, distances_mm)
+        if waiting.size:
+            _try_steps(start, waiting, end, spacing_mm, distances_mm)
 
 
 def _try_steps(start: Starts, waiting: Indices, end: Ends, spacing_mm: Spacing, distances_mm: Distances) -> None:
@@ -63,7 +64,7 @@ def _try_steps(start: Starts, waiting: Indices, end: Ends, spacing_mm: Spacing, 
     steps, lengths_mm = _steps(spacing_mm)
     reach, tried = steps.max(axis=0), start[waiting]
     low, high = tried.min(axis=0) - reach, tried.max(axis=0) + reach
-    is_end = _grid(end[((end >= low) & (end <= high)).all(axis=1)], low, high)
+    is_end = _grid(end[_inside(end, low, high)], low, high)
     places, flat = (tried - low) @ is_end.strides, is_end.ravel()
     for jump, length_mm in zip(steps @ is_end.strides, lengths_mm, strict=True):
         found = flat[places + jump]
@@ -94,7 +95,13 @@ def _search(start: Starts, end: Ends, spacing_mm: Spacing) -> Distances:
     return np.linalg.norm((start - end[nearest]) * spacing_mm, axis=1)  # whole steps: the same anywhere in the image
 
 
-def _grid(points: Ends, low: Int[np.ndarray, "3"], high: Int[np.ndarray, "3"]) -> Bool[np.ndarray, "x y z"]:
+def _inside(points: Points, low: Corner, high: Corner) -> Bool[np.ndarray, " points"]:
+    """Which grid points lie in a box."""
+    x, y, z = ((points[:, axis] >= low[axis]) & (points[:, axis] <= high[axis]) for axis in range(3))
+    return x & y & z
+
+
+def _grid(points: Points, low: Corner, high: Corner) -> Bool[np.ndarray, "x y z"]:
     """The grid points from `low` to `high`, True at the given ones."""
     is_point = np.zeros(high - low + 1, dtype=bool)
     is_point[tuple((points - low).T)] = True

@@ -13,7 +13,7 @@ from backsplit.errors import ConfigurationError, GeometryError, LabelError
 from backsplit.evaluation import border, lesions, overlap, surfaces
 from backsplit.evaluation.boxes import bounding_box, joint_box
 from backsplit.evaluation.definitions import nsd_column
-from backsplit.evaluation.slabs import Labelled, SomeMask, box_of
+from backsplit.evaluation.slabs import Labelled, SomeMask, box_of, part_of
 
 ReferenceLabels = Integer[np.ndarray, "reference_x reference_y reference_z"]
 """A label map whose shape should be that of the prediction; a user may bring another, which is a `GeometryError`."""
@@ -151,7 +151,7 @@ def score_label_maps(
     for name, values in scoring.masks_of(classes).items():
         predicted, referred = Labelled(prediction, values), Labelled(reference, values)
         box = joint_box(box_of(predicted), box_of(referred))
-        masks = predicted.cut(box), referred.cut(box)
+        masks = part_of(predicted, box), part_of(referred, box)
         counted = lesions.count_lesions(*masks, min_voxels=scoring.smallest_lesion(spacing_mm))
         scores = _score_masks(*masks, spacing_mm, scoring) | lesions.lesion_scores(
             counted, voxel_ml=math.prod(spacing_mm) / 1000

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from backsplit.arrays import LabelMap, Mask
 from backsplit.evaluation.boxes import Box, bounding_box, box_within, joint_boxes
 
-SLAB_VOXELS = 2**20
+SLAB_VOXELS = 2**21
 """In one slab, about; a plane at least."""
 
 
@@ -30,11 +30,6 @@ class Labelled:
         """The mask inside a box."""
         part = self.labels[box]
         return reduce(np.logical_or, (part == value for value in self.values))
-
-    def cut(self, box: Box) -> "Mask | Labelled":
-        """The part in a box: a mask where it fits a slab."""
-        inside = Labelled(self.labels[box], self.values)
-        return inside if inside.labels.size > SLAB_VOXELS else np.asfortranarray(self[box])
 
 
 SomeMask = Mask | Labelled
@@ -58,6 +53,14 @@ def box_of(mask: SomeMask) -> Box:
     return joint_boxes(
         box_within((*across, planes), bounding_box(mask[*across, planes])) for planes in slabs(mask.shape)
     )
+
+
+def part_of(mask: SomeMask, box: Box) -> Bool[np.ndarray, "_ _ _"] | Labelled:
+    """The part of a mask in a box; made at once where it fits a slab."""
+    if not isinstance(mask, Labelled):
+        return mask[box]
+    inside = Labelled(mask.labels[box], mask.values)
+    return inside if inside.labels.size > SLAB_VOXELS else np.asfortranarray(mask[box])
 
 
 def planes_of(mask: SomeMask, planes: slice) -> Bool[np.ndarray, "x y _"]:

@@ -128,7 +128,7 @@ def _surface(mask: SomeMask, areas_mm2: Float[np.ndarray, "256"]) -> _Surface:
         flat = codes.ravel(order)
         places = np.flatnonzero((flat != 0) & (flat != FULL))
         found = np.stack(np.unravel_index(places, codes.shape, order), axis=1)
-        corners.append(found + corner + np.array([0, 0, planes.start]))
+        corners.append(found + (corner + np.array([0, 0, planes.start])))
         areas.append(areas_mm2[flat[places]])
     return _Surface(np.concatenate(corners), np.concatenate(areas))
 
