@@ -35,7 +35,8 @@ metrics: {tolerance_mm: [10]}
 report: {page: false}
 """
 VICTIMS = ("run", "engine", "train")
-LATEST_SECONDS = 40.0
+LATEST_SHARE = 0.3
+"""Of the seconds that the undisturbed run took: how long after a start a kill may come."""
 
 
 def main() -> None:
@@ -51,13 +52,14 @@ def main() -> None:
     began = time.monotonic()
     if start(recipe, options.folder / "calm").wait():
         raise SystemExit("the undisturbed run failed")
+    latest = LATEST_SHARE * (time.monotonic() - began)
     print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
     rng, rough = random.Random(options.seed), options.folder / "rough"
     done: dict[Path, int] = {}
     again: set[Path] = set()
     process = start(recipe, rough)
     for number in range(options.kills):
-        told = kill(process, rng.choice(VICTIMS), rng.uniform(1, LATEST_SECONDS))
+        told = kill(process, rng.choice(VICTIMS), rng.uniform(1, latest))
         again |= {path for path, when in done.items() if path.stat().st_mtime_ns != when}
         done = {path: path.stat().st_mtime_ns for path in rough.glob("markers/**/*.done")}
         print(f"kill {number + 1}: {told}; {len(done)} jobs are done", flush=True)

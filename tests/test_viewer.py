@@ -268,6 +268,23 @@ def test_pictures_where_webgl2_is_missing(old_page, site, inputs, number):
     old_page.keyboard.press("m")
 
 
+def test_pictures_show_maps_where_webgl2_is_missing(old_page, site):
+    open_case(old_page, site, "case 3")
+    old_page.keyboard.press("m")
+    bare = stills(old_page)
+    old_page.get_by_label("lost information, backsplit").check()
+    covered = stills(old_page)
+    old_page.get_by_label("lost information, backsplit").uncheck()
+    old_page.keyboard.press("m")
+    colours = np.array([[50, 103, 139], [253, 231, 37]])  # of viridis from 0.1 to 1: the marked voxel, and its plane
+    for plane, still in covered.items():
+        changed = (still != bare[plane]).any(axis=-1)
+        laid = (still[changed] - 0.4 * bare[plane][changed]) / 0.6
+        apart = np.abs(laid[:, None] - colours).max(axis=-1)
+        assert apart.min(axis=1).max() < 3
+        assert (apart.argmin(axis=1) == 0).sum() == 1
+
+
 def test_single_file_shows_the_same(page, inputs, tmp_path):
     path = report.write_single(inputs, tmp_path / "study.html")
     open_case(page, path, HOSTILE)

@@ -192,7 +192,7 @@ class Inline:
 
 LICENCES = "LICENSES.txt"
 STYLES = ("page.css", "viewer.css")
-SCRIPTS = ("page.js", "volumes.js", "stills.js", "viewer.js")
+SCRIPTS = ("page.js", "volumes.js", "casefiles.js", "masks.js", "stills.js", "viewer.js")
 VIEWER_LIBRARY = "niivue.umd.js"
 _RULES = "font-src 'none'; connect-src 'none'; base-uri 'none'; form-action 'none'"
 

@@ -1,20 +1,15 @@
 "use strict";
-// The case view: one NiiVue instance, whose volumes are swapped; still pictures where WebGL2 is missing. A case comes as
-// a script that calls `backsplit.receive`, because a page opened from a disk may not fetch; names are set as text, never
-// as HTML.
+// The case view: one NiiVue instance, whose volumes are swapped; still pictures where WebGL2 is missing. Names are set as
+// text, never as HTML.
 const backsplit = (() => {
-  const { unpack, repeated, nifti, rgb, paleColour, along, greyTable } = volumes;
+  const { unpack, repeated, nifti, along, greyTable } = volumes;
+  const { library, load } = casefiles;
   const study = JSON.parse(document.getElementById("study").textContent);
-  const LIBRARY = "assets/niivue.umd.js";
   const UINT8 = 2, UINT16 = 512, UINT32 = 768;
-  const MOST_KEPT = 4;
-  const FAINTEST = 26;  // of a map, out of 255; what is fainter would veil the image
-  const MAPS = { posterior: ["inferno", "#ED6925"], information: ["viridis", "#35B779"] };  // palette, and its swatch
+  const { FAINTEST, MAPS, colourTable } = masks;
   const VIEWS = [["Slices and 3D", 3], ["Axial", 0], ["Coronal", 1], ["Sagittal", 2], ["3D", 4]];
   const $ = (name) => document.getElementById(`viewer-${name}`);
   const dialog = document.getElementById("viewer");
-  const waiting = new Map();  // what to do with a case or whole volume once its script has run
-  const cache = new Map();  // promises of cases and whole volumes, the oldest first
   let niivue = null;  // the one instance; false where WebGL2 is missing
   let shown = null;  // {id, first, now, channel, preset, finding, image, index, maps, window, voxel}
   let layers = [];
@@ -22,83 +17,6 @@ const backsplit = (() => {
   let view = 3;
   let isRenderLate = false;  // the 3D view is left out for now
   let opening = 0;  // counts openings, so that a slow one does not overtake a later one
-
-  // --- data -----------------------------------------------------------------------------------------------------
-
-  function receive(content) {
-    const key = "start" in content && content.findings ? content.id : `${content.id}.whole`;
-    waiting.get(key)?.(content);
-  }
-
-  function script(address) {
-    return new Promise((resolve, reject) => {
-      const element = document.createElement("script");
-      element.src = address;
-      element.onload = resolve;
-      element.onerror = () => reject(new Error(`${address} cannot be read; was it moved away from the page?`));
-      document.head.append(element);
-      element.onload = () => { element.remove(); resolve(); };
-    });
-  }
-
-  // Fetched once, when the pointer or the focus is on a case.
-  let fetched = null;
-  function library() {
-    fetched ??= globalThis.niivue ? Promise.resolve() : script(LIBRARY);
-    return fetched;
-  }
-
-  function load(key, address) {
-    if (!cache.has(key)) {
-      const content = read(key, address);
-      cache.set(key, content);
-      content.catch(() => cache.delete(key));
-      if (cache.size > MOST_KEPT) cache.delete(cache.keys().next().value);
-    }
-    return cache.get(key);
-  }
-
-  async function read(key, address) {
-    const inside = document.getElementById(`data-${key}`);
-    if (inside) return JSON.parse(inside.textContent);
-    let content = null;
-    waiting.set(key, (received) => { content = received; });
-    await script(address);
-    waiting.delete(key);
-    if (!content) throw new Error(`${address} is not of this report`);
-    return content;
-  }
-
-  // --- colours --------------------------------------------------------------------------------------------------
-
-  function makeLayers() {
-    const numTargets = study.targets.length;
-    const isTarget = (value) => value > 0 && value <= numTargets;
-    const arms = study.arms.map(({ name, colour }, arm) => ({
-      name, colour, on: true, holds: (row) => isTarget(row[arm + 1]),
-    }));
-    const auxiliaries = study.auxiliaries.map((name, number) => ({
-      name, colour: paleColour(number), on: false, pale: true, holds: (row) => row[0] === numTargets + 1 + number,
-    }));
-    return [{ name: "reference", colour: study.reference, on: true, holds: (row) => isTarget(row[0]) }, ...arms, ...auxiliaries];
-  }
-
-  // The colour of each combination of masks: the layers that are on and hold it, in equal parts.
-  function colourTable() {
-    const table = { R: [], G: [], B: [], A: [], I: [], labels: [] };
-    shown.first.rows.forEach((row, number) => {
-      const there = layers.filter((layer) => layer.on && layer.holds(row));
-      const strong = there.filter((layer) => !layer.pale);
-      const seen = (strong.length ? strong : there).map((layer) => rgb(layer.colour));
-      ["R", "G", "B"].forEach((channel, place) => {
-        table[channel].push(seen.length ? Math.round(seen.reduce((sum, each) => sum + each[place], 0) / seen.length) : 0);
-      });
-      table.A.push(seen.length ? 255 : 0);
-      table.I.push(number);
-      table.labels.push("");
-    });
-    return table;
-  }
 
   // --- NiiVue ---------------------------------------------------------------------------------------------------
 
@@ -175,21 +93,21 @@ const backsplit = (() => {
     niivue.addColormap("window", greyTable(shown.window, image.knots));
     const grey = await volume(voxels, content, UINT8, 1, { colormap: "window", opacity: 1 });
     const kinds = { 1: UINT8, 2: UINT16, 4: UINT32 };
-    const masks = await volume(index, content, kinds[bytes], bytes, { colormap: "gray", opacity });
-    masks.setColormapLabel(colourTable());
+    const combinations = await volume(index, content, kinds[bytes], bytes, { colormap: "gray", opacity });
+    combinations.setColormapLabel(tableNow());
     const maps = [];
     for (const [number, map] of content.maps.entries()) {
-      const look = { colormap: MAPS[map.kind][0], opacity: layerOfMap(number).on ? opacity : 0, from: FAINTEST };
+      const look = { colormap: MAPS[map.kind].palette, opacity: layerOfMap(number).on ? opacity : 0, from: FAINTEST };
       maps.push(await volume(shown.maps[number], content, UINT8, 1, look));
     }
-    niivue.volumes = [grey, masks, ...maps];
-    niivue.setVolume(masks, 1);
+    niivue.volumes = [grey, combinations, ...maps];
+    niivue.setVolume(combinations, 1);
   }
 
   function recolour() {
     if (!shown) return;
     if (!niivue) return drawStills();
-    niivue.volumes[1].setColormapLabel(colourTable());
+    niivue.volumes[1].setColormapLabel(tableNow());
     niivue.volumes[1]._opacity = opacity;
     niivue.volumes.slice(2).forEach((map, number) => { map._opacity = layerOfMap(number).on ? opacity : 0; });
     niivue.volumes.slice(1).forEach((each, number) => niivue.refreshLayers(each, number + 1));
@@ -207,6 +125,10 @@ const backsplit = (() => {
     niivue.refreshColormaps();
     niivue.refreshLayers(niivue.volumes[0], 0);
     niivue.drawScene();
+  }
+
+  function tableNow() {
+    return colourTable(layers, shown.first.rows);
   }
 
   function layerOfMap(number) {
@@ -329,10 +251,7 @@ const backsplit = (() => {
 
   function fillLayers(content) {
     const known = new Map(layers.map((layer) => [layer.name, layer.on]));
-    const maps = content.maps.map((map) => ({
-      name: map.name, colour: MAPS[map.kind][1], on: false, isMap: true, holds: () => false,
-    }));
-    layers = [...makeLayers(), ...maps];
+    layers = masks.layersOf(study, content.maps);
     for (const layer of layers) if (known.has(layer.name)) layer.on = known.get(layer.name);
     const plain = layers.filter((layer) => !layer.pale);
     const pale = layers.filter((layer) => layer.pale);
@@ -394,14 +313,22 @@ const backsplit = (() => {
   // Where WebGL2 is missing: three planes through the finding, with the masks that are on.
   function drawStills() {
     const greys = greyTable(shown.window, shown.now.images[shown.channel].knots).R;
-    const { R, G, B, A } = colourTable();
+    const { R, G, B, A } = tableNow();
+    const over = shown.now.maps.map(({ kind }, number) => ({ number, colours: masks.mapColours(kind) }))
+      .filter(({ number }) => layerOfMap(number).on);
+    const mix = (below, above) => below.map((part, channel) => part + opacity * (above[channel] - part));
     const mixed = (place) => {
       const [grey, row] = [greys[shown.image[place]], shown.index[place]];
-      const share = A[row] ? opacity : 0;
-      return [R, G, B].map((channel) => grey + share * (channel[row] - grey));
+      let colour = [grey, grey, grey];
+      if (A[row]) colour = mix(colour, [R[row], G[row], B[row]]);
+      for (const { number, colours } of over) {
+        const above = colours[shown.maps[number][place]];
+        if (above) colour = mix(colour, above);
+      }
+      return colour;
     };
     $("pictures").replaceChildren(...stills.draw(shown.now, shown.voxel, mixed).map(({ plane, address, ratio }) => {
-      const alt = `${plane} slice of ${$("title").textContent} through finding ${shown.finding + 1}, with the masks that are on`;
+      const alt = `${plane} slice of ${$("title").textContent} through finding ${shown.finding + 1}, with the masks and maps that are on`;
       const picture = element("img", "", { src: address, alt });
       picture.style.aspectRatio = ratio;
       const figure = element("figure");
@@ -593,5 +520,5 @@ const backsplit = (() => {
     follow();
   }
 
-  return { receive, state: () => ({ niivue, shown, voxelHere: niivue && shown?.image ? voxelHere() : null }) };
+  return { receive: casefiles.receive, state: () => ({ niivue, shown, voxelHere: niivue && shown?.image ? voxelHere() : null }) };
 })();
