@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.ndimage import binary_opening
 
 from backsplit import cases
 from backsplit.cli import main
@@ -18,7 +19,7 @@ from backsplit.errors import CohortError, ConfigurationError, GeometryError
 from backsplit.experiments.selecting import rank_auxiliaries, read_choice
 from backsplit.labels import LabelScheme
 from backsplit.selection import false_alarms, gather, rank, surroundings
-from backsplit.volume import Grid, Volume, read_labels, write_volume
+from backsplit.volume import Grid, Volume, read_labels, read_volume, write_volume
 from studies import compose_phantom, run
 
 SPACING = (1.0, 2.0, 3.0)
@@ -97,12 +98,19 @@ KITS_TO_SCHEME = np.array([0, 2, 3, 1], np.uint8)
 CLASSES_OF_TABLE = ("kidney", "tumour", "background")
 
 
-def test_kidney_comes_first_on_the_phantom(tmp_path):
+def test_kidney_comes_first_on_the_phantom_and_fluid_by_its_value_points_at_the_bowel(tmp_path):
     cohort = write_cohort(tmp_path, num_cases=3, settings=PhantomSettings(shape=(48, 48, 48)), seed=0)
-    scored = [gather(read_labels(case.labels), PHANTOM_SCHEME) for case in cohort.cases]
-    table = rank(scored, PHANTOM_SCHEME)
+    read = [(read_volume(case.images[0]).voxels, read_labels(case.labels)) for case in cohort.cases]
+    table = rank([gather(labels, PHANTOM_SCHEME) for _, labels in read], PHANTOM_SCHEME)
     assert table["class"][0] == "kidney"
     assert table["recommended"][0]
+    scored = []
+    for image, labels in read:
+        fluid = binary_opening((image > -5) & (image < 30), np.ones((2, 2, 2)))
+        scored.append(gather(labels, PHANTOM_SCHEME, prediction=Volume(fluid.astype(np.uint8), labels.grid)))
+    scores = rank(scored, PHANTOM_SCHEME).set_index("class")["score"]
+    assert scores["bowel"] > 2 * scores["liver"]
+    assert scores["kidney"] > scores["liver"]
 
 
 def small(value_of_prediction):
