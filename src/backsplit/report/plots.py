@@ -45,16 +45,17 @@ def write_plots(scores: pd.DataFrame, lesions: pd.DataFrame, baseline: str, fold
     return written
 
 
-def write_figure(draw: Callable[[Axes], None], path: Path) -> list[Path]:
-    """Draw one figure and write it as PNG and SVG; the same drawing gives the same bytes.
+def write_figure(draw: Callable[[Axes], None], path: Path, *, wider_inches: float = 0.0) -> list[Path]:
+    """Draw one figure and write it as PNG, SVG and PDF; the same drawing gives the same bytes.
 
     Args:
         draw: draws into the axes it is given.
         path: file without its ending.
+        wider_inches: than figures are.
     """
     written = []
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        figure = Figure(figsize=(SIZE_INCHES[0] + wider_inches, SIZE_INCHES[1]), layout="constrained")
         draw(figure.add_subplot())
         for ending, metadata in NO_METADATA.items():
             written.append(path.with_name(f"{path.name}.{ending}"))

@@ -18,8 +18,8 @@ from backsplit.report.paper import contests
 from backsplit.report.plots import write_figure
 from backsplit.report.selection import paired_dice, telling_cases
 
-FEW_STRUCTURES = 4
-"""Whose names stand level below an axis."""
+FEW_STRUCTURES, INCHES_PER_STRUCTURE = 4, 0.4
+"""Whose names stand level below an axis, and what each further one takes."""
 
 
 def draw_points(points: pd.DataFrame, levels: Mapping[str, float], label: str, path: Path) -> list[Path]:
@@ -90,7 +90,8 @@ def draw_masks(checks: pd.DataFrame, reference: str, path: Path) -> list[Path]:
         handles = [Line2D([], [], color=styles[str(name)].on_light, linewidth=2.5) for name in names]
         axes.legend(handles, names, frameon=False, loc="lower left")
 
-    return write_figure(draw, path) if len(known) else []
+    wider_inches = max(0, len(structures) - FEW_STRUCTURES) * INCHES_PER_STRUCTURE
+    return write_figure(draw, path, wider_inches=wider_inches) if len(known) else []
 
 
 def draw_slices(studies: Mapping[str, ReportInputs], path: Path) -> list[Path]:
