@@ -120,7 +120,7 @@ useful: the kidney, which holds the cysts, and the classes with fluid that looks
 gallbladder).
 
 - `contact`, `containment`: from labels alone.
-- `false_alarms`: of the binary arm, on the 6 cases that its fold left out.
+- `false_alarms`: share of those of the binary arm in or beside the class, on the 6 cases that its fold left out.
 - `score`: the largest of these, as `select --baseline` ranks.
 - `drop_alone`, `drop`: share of the variance of the cyst's posterior at its border that the class takes off, as the
   only one, and at its turn of the walk through all ten auxiliaries of the phantom (eight of them were tried here);
@@ -138,9 +138,9 @@ and test cases anew:
 
 The interval is about seeds and cases, not about which classes were tried; the p-value is about the eight classes. Few
 as they are, no score is proven to predict the gain. The drop in variance, which needs a trained fine model,
-correlates more with it than what labels alone say, and less than where a binary model's false positives lie, which is
+correlates more with it than what labels alone say, and less than where a binary model's false alarms lie, which is
 cheaper to get; the intervals overlap. It is measured at the border of lesions, so false alarms far from any are not
-in it; that may be why it misses the bowel, the class with the largest gain. [Where the false positives of a baseline
+in it; that may be why it misses the bowel, the class with the largest gain. [Where the false alarms of a baseline
 lie that was trained for longer](selection-baseline.md).
 """
 
