@@ -35,7 +35,7 @@ metrics: {tolerance_mm: [10]}
 report: {page: false}
 """
 VICTIMS = ("run", "engine", "train")
-LATEST_SHARE = 0.3
+LATEST_SHARE = 0.15
 """Of the seconds that the undisturbed run took: how long after a start a kill may come."""
 
 
