@@ -114,7 +114,7 @@ def test_policy_of_a_single_file_allows_what_stands_in_it_alone(inputs, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     styles = re.findall(r"<style>(.*?)</style>", html.partition("</head>")[0], re.DOTALL)
     inside = styles + re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-    assert len(inside) == 7
+    assert len(inside) == 9
     hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in inside}
     directives = dict(each.split(" ", 1) for each in policy_of(html).split("; "))
     assert {*directives["script-src"].split(), *directives["style-src"].split()} == hashes
