@@ -30,6 +30,7 @@ from backsplit.evaluation import (
     surface_distances,
 )
 from backsplit.evaluation.boxes import bounding_box
+from backsplit.evaluation.pieces import Pieces, shared_voxels
 from backsplit.volume import read_labels
 
 pytestmark = pytest.mark.filterwarnings(
@@ -101,6 +102,27 @@ def test_lesions_are_counted_as_one_by_one(pair, min_voxels):
     found = lesion_scores(count_lesions(*pair, min_voxels=min_voxels), voxel_ml=0.5)
     for name, expected in counted_slowly(*pair, min_voxels).items():
         assert found[name] == pytest.approx(expected, nan_ok=True), name
+
+
+@settings(max_examples=60)
+@given(masks, st.integers(1, 3), st.integers(1, 3))
+def test_pieces_of_slabs_are_the_components_of_the_whole(pair, thickness, min_voxels):
+    mask, other = pair
+    pieces, others = Pieces(), Pieces()
+    numbers = np.zeros(mask.shape, int)
+    for start in range(0, mask.shape[2], thickness):
+        planes = slice(start, start + thickness)
+        slab, beside = pieces.add(mask[..., planes]), others.add(other[..., planes])
+        local = slab.numbers.astype(int)
+        numbers[..., planes] = np.where(local > 0, local + slab.offset, 0)
+        (pairs, shared), both = shared_voxels(slab, beside), mask[..., planes] & other[..., planes]
+        assert shared.sum() == both.sum()
+        assert len(np.unique(pairs, axis=0)) == len(pairs)
+    of_pieces, sizes = pieces.joined(min_voxels)
+    found = np.concatenate([[0], of_pieces])[numbers]
+    expected, expected_sizes = components(mask, min_voxels)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(sizes, expected_sizes)
 
 
 @settings(max_examples=60)

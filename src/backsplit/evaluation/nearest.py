@@ -27,6 +27,8 @@ _GRID_POINTS = 2**24
 """Of a stretch of planes; at least as many planes as its neighbours look at, too."""
 _DENSE_POINTS_PER_QUERY = 50
 """Up to so many grid points per distance a transform is quick; beyond, points lie far apart in a large box."""
+_MOST_DENSE_POINTS = 2**22
+"""A transform takes some 20 bytes a grid point."""
 
 
 def nearest_mm(start: Starts, end: Ends, *, spacing_mm: Spacing) -> Distances:
@@ -89,7 +91,7 @@ def _steps(spacing_mm: Spacing) -> tuple[Int[np.ndarray, "steps 3"], Float[np.nd
 def _search(start: Starts, end: Ends, spacing_mm: Spacing) -> Distances:
     """Distances of any length; a distance transform costs by the grid point, a search tree by the query."""
     low, high = np.minimum(start.min(axis=0), end.min(axis=0)), np.maximum(start.max(axis=0), end.max(axis=0))
-    if np.prod(high - low + 1) <= _DENSE_POINTS_PER_QUERY * len(start):
+    if np.prod(high - low + 1) <= min(_DENSE_POINTS_PER_QUERY * len(start), _MOST_DENSE_POINTS):
         return distance_transform_edt(~_grid(end, low, high), sampling=spacing_mm)[tuple((start - low).T)]
     _, nearest = KDTree(end * np.asarray(spacing_mm)).query(start * np.asarray(spacing_mm))
     return np.linalg.norm((start - end[nearest]) * spacing_mm, axis=1)  # whole steps: the same anywhere in the image
