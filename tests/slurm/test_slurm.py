@@ -191,6 +191,7 @@ def test_the_driver_waits_for_a_controller_that_is_away(grid):
 def test_an_interrupted_driver_cancels_its_jobs(grid):
     driver = grid.start("--config", "seconds=60")
     jobs = grid.wait_for_trainings(3)
+    time.sleep(5)  # Snakemake may lose a Ctrl-C that comes while it submits
     os.killpg(driver.pid, signal.SIGINT)  # as Ctrl-C on a terminal does
     output, _ = driver.communicate(timeout=60)
     assert driver.returncode == 1, output
