@@ -158,6 +158,8 @@ def alarms_by_voxel(labels, predicted):
 def test_false_alarms_are_those_of_the_slow_twin(labels, predicted):
     found = false_alarms(labels, predicted, num_targets=1, num_fine=4)
     np.testing.assert_allclose(found, alarms_by_voxel(labels, predicted))
+    view = np.repeat(predicted, 2, axis=1)[:, ::2]
+    np.testing.assert_array_equal(false_alarms(labels, view, num_targets=1, num_fine=4), found)
 
 
 def test_a_false_alarm_beside_an_organ_counts_for_it_and_a_wide_outline_does_not():
