@@ -37,10 +37,10 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from backsplit.cli.main import HUGE_PAGES
 from backsplit.datasets.nnunet import images_in
 from backsplit.files import write_json
 from backsplit.labels import LabelScheme
+from backsplit.memory import give_back_large_arrays, use_huge_pages
 from backsplit.nnunet.arms import BLOCK, BUDGETS, Arm, ArmSettings
 from backsplit.nnunet.prediction import TargetPredictor
 from backsplit.nnunet.prediction_settings import PredictionSettings
@@ -201,7 +201,8 @@ class Stopwatch:
 def predict(who: str, model: Path, images: Path, output: Path, num_threads: int) -> dict[str, float]:
     """One case; called in a process of its own."""
     if who == "ours":
-        os.environ[HUGE_PAGES] = "1"  # as the command line does
+        use_huge_pages()  # as the command line does
+        give_back_large_arrays()
     torch.set_num_threads(num_threads)
     stopwatch, started, busy = Stopwatch(), time.perf_counter(), time.process_time()
     if who == "ours":

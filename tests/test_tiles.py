@@ -13,6 +13,7 @@ from backsplit.nnunet.heads import take_heads
 from backsplit.nnunet.inference import tiled_network
 from backsplit.nnunet.models import initialize
 from backsplit.nnunet.tiles import TiledNetwork
+from backsplit.theory.last_layer import name_of_last_layer
 from tinymodels import plans_of, write_model
 
 CHECKPOINT = "checkpoint_final.pth"
@@ -143,3 +144,13 @@ def test_numbers_that_half_precision_cannot_hold_are_refused(tmp_path):
             parameter.mul_(1e6)
     with pytest.raises(ModelError, match="not finite, or too large for half precision"):
         list(network.slabs(volume(SHAPES[0])))
+
+
+def test_looking_for_the_last_layer_leaves_the_network_as_it_was_and_runs_none_of_it():
+    image, network = torch.randn(1, 1, 4, 4, 4), Ending(is_last=True)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.trunk.register_forward_hook(lambda *arguments: seen.append(arguments[2].device.type))
+    seen: list[str] = []
+    assert name_of_last_layer(network, image, lambda layer: layer.bias is None) == "head"
+    assert seen == ["meta"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

@@ -22,6 +22,7 @@ from backsplit.cli.models import Export, Import, Predict
 from backsplit.cli.results import Compare, Evaluate, Report
 from backsplit.cli.training import Finetune, Train
 from backsplit.errors import BackSplitError, RecipeError
+from backsplit.memory import use_huge_pages
 
 DESCRIPTION = (
     "Lesion segmentation that trains with the background split into anatomy, and predicts the lesion alone.\n\n"
@@ -50,9 +51,6 @@ COMMANDS = (
     Doctor,
 )
 LIFELINE, SLOTS = "BACKSPLIT_LIFELINE", "BACKSPLIT_GPU_SLOTS"  # as in experiments/jobs.py, which Windows has not
-HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
-"""Read by torch at its first tensor: whether tensors lie in huge pages. glibc gives each large tensor back to the
-kernel, which hands out fresh pages one by one for the next: half of the time of a small network on a CPU."""
 DISK_ADVICE = {
     errno.ENOSPC: "free some space or use another folder",
     errno.EDQUOT: "free some of your quota or use another folder",
@@ -69,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     command = _parse(list(sys.argv[1:] if arguments is None else arguments))
     _show_progress()
-    os.environ.setdefault(HUGE_PAGES, "1")
+    use_huge_pages()
     try:
         _take_part(command)
         command.run()

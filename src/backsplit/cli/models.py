@@ -70,9 +70,11 @@ class Predict:
     def run(self) -> None:
         """Predict."""
         from backsplit.experiments.study import held_out_cases, input_cases, model_of
+        from backsplit.memory import give_back_large_arrays
         from backsplit.nnunet.prediction import TargetPredictor
         from backsplit.nnunet.prediction_settings import PredictionSettings
 
+        give_back_large_arrays()
         workspace, folders = Workspace(self.workspace), folders_of(self.workspace)
         model = model_of(folders, workspace, self.model)
         settings = PredictionSettings(

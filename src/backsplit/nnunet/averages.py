@@ -10,8 +10,8 @@ from torch import Tensor
 from backsplit.errors import ModelError
 
 Box = tuple[slice, slice, slice]
-SLAB_PLANES = 16
-"""Averages that are handed on at a time, at most: what is made of them stays small."""
+SLAB_VALUES = 2**21
+"""Averages that are handed on at a time, but for a plane at least: what is made of them stays small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class Averages:
             planes: of the padded volume; set to zero for those that take their place.
             box: where the volume lies in there.
         """
-        for part, ring in self._parts(planes, SLAB_PLANES):
+        at_once = max(1, SLAB_VALUES // self.sums[:, 0].numel())
+        for part, ring in self._parts(planes, at_once):
             start = planes.start + part.start
             inside = slice(max(0, box[0].start - start), min(box[0].stop, planes.start + part.stop) - start)
             if inside.stop > inside.start:

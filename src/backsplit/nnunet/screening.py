@@ -81,13 +81,31 @@ class Screened:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What voxels say about the cells around them."""
+    """What the voxels of a slab say about the cells around them."""
 
+    slab: Slab
     beaten: UInt8[np.ndarray, "classes_8 z y x"]
     """One bit per class: whether it beats all targets."""
     won: Integer[np.ndarray, "z y x"]
     """The label value that wins outright, or 0."""
     odds: Float16[np.ndarray, "targets z y x"]
+
+    def followed_by(self, other: "_Seen") -> "_Seen":
+        """Both as one."""
+        one, two = self.slab, other.slab
+        values, is_covered = torch.cat((one.values, two.values), 1), torch.cat((one.is_covered, two.is_covered))
+        beaten, won, odds = (
+            np.concatenate(pair, axis=-3)
+            for pair in ((self.beaten, other.beaten), (self.won, other.won), (self.odds, other.odds))
+        )
+        return _Seen(Slab(one.start, values, is_covered), beaten, won, odds)
+
+    def last_plane(self) -> "_Seen":
+        """A copy of it, so that the rest can be let go."""
+        slab = self.slab
+        start = slab.start + len(slab.is_covered) - 1
+        plane = Slab(start, slab.values[:, -1:].clone(), slab.is_covered[-1:].clone())
+        return _Seen(plane, *(each[..., -1:, :, :].copy() for each in (self.beaten, self.won, self.odds)))
 
 
 def screen(
@@ -112,8 +130,9 @@ def screen(
     odds = np.zeros((compared.num_coarse - 1, *shape), np.float16) if question.with_posterior else None
     places, logits = [np.zeros(0, np.int64)], [np.zeros((0, compared.num_fine), np.float16)]
     undecided = np.iinfo(cells.dtype).max
-    for slab, num_cells in _with_next_plane(slabs):
-        seen = _look(slab, network, question, cells.dtype)
+    looked = (_look(slab, network, question, cells.dtype) for slab in slabs)
+    for seen, num_cells in _with_next_plane(looked):
+        slab = seen.slab
         planes = slice(slab.start, slab.start + num_cells)
         cells[planes] = _cells(seen, is_interpolated, undecided)[:num_cells]
         if odds is not None:
@@ -125,18 +144,15 @@ def screen(
     return Screened(cells, all_places, np.concatenate(logits)[first], odds)
 
 
-def _with_next_plane(slabs: Iterable[Slab]) -> Iterator[tuple[Slab, int]]:
+def _with_next_plane(looked: Iterable[_Seen]) -> Iterator[tuple[_Seen, int]]:
     """Each slab with the first plane of the next; and how many planes of cells are complete in it."""
     last = None
-    for slab in slabs:
-        joined = slab
-        if last is not None:
-            values, is_covered = torch.cat((last.values, slab.values), 1), torch.cat((last.is_covered, slab.is_covered))
-            joined = Slab(last.start, values, is_covered)
-        num_planes = len(joined.is_covered)
+    for slab in looked:
+        joined = slab if last is None else last.followed_by(slab)
+        num_planes = len(joined.won)
         if num_planes > 1:
             yield joined, num_planes - 1
-        last = Slab(joined.start + num_planes - 1, joined.values[:, -1:].clone(), joined.is_covered[-1:].clone())
+        last = joined.last_plane()
     if last is not None:
         yield last, 1
 
@@ -158,6 +174,7 @@ def _look(slab: Slab, network: TiledNetwork, question: Question, dtype: np.dtype
     targets = np.flatnonzero(compared.parent)
     num_targets = compared.num_coarse - 1 if question.with_posterior else 0
     seen = _Seen(
+        slab,
         np.zeros((-(-compared.num_fine // 8), *shape), np.uint8),
         np.zeros(shape, dtype),
         np.zeros((num_targets, *shape), np.float16),
@@ -204,7 +221,7 @@ def _certainly_above(values: Float32[np.ndarray, " voxels"]) -> Float32[np.ndarr
 
 def _cells(seen: _Seen, is_interpolated: Sequence[bool], undecided: int) -> Integer[np.ndarray, "z y x"]:
     """What the corners of each cell agree on; the last cell along an axis has one plane of corners."""
-    beaten, won = seen.beaten, seen.won.copy()
+    beaten, won = seen.beaten.copy(), seen.won.copy()
     for axis in np.flatnonzero(is_interpolated):
         this, following = ((..., part, *[slice(None)] * (2 - axis)) for part in (slice(None, -1), slice(1, None)))
         beaten[this] &= beaten[following]

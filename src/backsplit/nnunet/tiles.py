@@ -164,7 +164,7 @@ def pad(
     margins = [(first, lack - first) for first, lack in zip(before, missing, strict=True)]
     flat = [number for pair in reversed(margins) for number in pair]
     depth, height, width = (slice(first, first + old) for first, old in zip(before, volume.shape[1:], strict=True))
-    return nn.functional.pad(volume, flat), (depth, height, width)
+    return (nn.functional.pad(volume, flat) if any(flat) else volume), (depth, height, width)
 
 
 def _reaches(tile: Box, wanted: Box, origin: Box) -> bool:
