@@ -5,13 +5,15 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process per core
 os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line has it
 
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+from backsplit.memory import use_huge_pages
+
 install_import_hook("backsplit", "typechecker.check")
+use_huge_pages()  # as the command line does
 settings.register_profile("backsplit", deadline=None)  # a busy machine is no fault
 settings.load_profile("backsplit")
 

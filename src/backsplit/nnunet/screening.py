@@ -147,8 +147,8 @@ def screen(
 def _with_next_plane(looked: Iterable[_Seen]) -> Iterator[tuple[_Seen, int]]:
     """Each slab with the first plane of the next; and how many planes of cells are complete in it."""
     last = None
-    for slab in looked:
-        joined = slab if last is None else last.followed_by(slab)
+    for seen in looked:
+        joined = seen if last is None else last.followed_by(seen)
         num_planes = len(joined.won)
         if num_planes > 1:
             yield joined, num_planes - 1

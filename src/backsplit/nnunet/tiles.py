@@ -158,7 +158,10 @@ class TiledNetwork:
 def pad(
     volume: Float32[Tensor, "channel z y x"], patch: Sequence[int]
 ) -> tuple[Float32[Tensor, "channel padded_z padded_y padded_x"], Box]:
-    """The volume with zeros around, as nnU-Net pads it: no edge shorter than the patch; and where it lies in there."""
+    """The volume with zeros around, as nnU-Net pads it: no edge shorter than the patch; and where it lies in there.
+
+    Nothing is copied where no edge is too short.
+    """
     missing = [max(0, edge - old) for edge, old in zip(patch, volume.shape[1:], strict=True)]
     before = [lack // 2 for lack in missing]
     margins = [(first, lack - first) for first, lack in zip(before, missing, strict=True)]
