@@ -61,6 +61,7 @@ def test_network_trains_resumes_and_predicts(workspace, network, tmp_path):
     ("arguments", "message"),
     [
         (("--arm", "magic"), "unknown arm 'magic'; choose one of binary, backsplit, subset, virtual, partial"),
+        (("--arm", "binary", "--network", "vnet"), "unknown network 'vnet'; choose one of unet, unet-2d, resenc-m"),
         (("--arm", "subset", "--auxiliaries", "heart"), "names heart, which the cohort does not have"),
         (("--arm", "binary", "--patch-size", "17", "16", "16"), "does not fit the network's strides"),
         (

@@ -47,8 +47,8 @@ class Options:
     """Left and right auxiliaries: one class; or two, without mirroring from left to right in any arm."""
     source: str | None = None
     """Whose auxiliary masks, if `compose --sources` named several; by default the first."""
-    network: Literal["unet", "unet-2d", "resenc-m", "segresnet", "swin-unetr"] = "unet"
-    """All take the same preprocessed files; each has the paper's optimiser."""
+    network: str = "unet"
+    """unet, unet-2d, resenc-m, segresnet or swin-unetr; all take the same files, each has the paper's optimiser."""
     patch_size: tuple[int, ...] | None = None
     """Voxels along nnU-Net's axes, instead of the plan's."""
     batch_size: int | None = None
@@ -99,12 +99,14 @@ class Options:
         self, prepared: "Prepared", arm: "Arm", budget: "Budget", *, is_short: bool, start: "Start | None" = None
     ) -> "ArmSettings":
         """The arm's settings; `is_short` chooses the optimiser for budgets of some hundred iterations."""
+        from backsplit.learning.networks import network_named
         from backsplit.learning.optimisation import optimisation_of
         from backsplit.nnunet.arms import ArmSettings
         from backsplit.nnunet.networks import NetworkSettings
 
         is_adamw = is_short if self.optimizer is None else self.optimizer == "adamw"
-        optimisation = optimisation_of("short" if is_adamw else self.network)
+        network = network_named(self.network)
+        optimisation = optimisation_of("short" if is_adamw else network)
         if self.learning_rate is not None:
             optimisation = replace(optimisation, learning_rate=self.learning_rate)
         return ArmSettings(
@@ -115,7 +117,7 @@ class Options:
             auxiliary_weight=self.auxiliary_weight,
             sampling=self.sampling,
             sides=self.sides,
-            network=self.network,
+            network=network,
             network_settings=NetworkSettings(
                 self.patch_size,
                 self.batch_size,
